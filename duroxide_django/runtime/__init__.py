@@ -1,0 +1,1 @@
+"""Loops, threads, processes and leases."""

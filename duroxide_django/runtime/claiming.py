@@ -1,0 +1,224 @@
+"""Finding the instances whose turns are due, with a lease or without, and reading what their turns need."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from duroxide_django.engine import messages
+from duroxide_django.engine.mailbox import Mailbox
+from duroxide_django.engine.registry import Registry
+from duroxide_django.runtime.cache import Cache
+from duroxide_django.runtime.config import Config
+from duroxide_django.runtime.metrics import Metrics
+from duroxide_django.runtime.turns import Work
+from duroxide_django.storage import turns
+from duroxide_django.storage.database import Database
+from duroxide_django.storage.turns import Claimed, Parked
+
+#: Attempts from which on an instance is suspected of killing its process, and computed apart from others.
+SUSPECT_ATTEMPTS = 3
+#: While a suspect is tried, the other suspects wait so long, in milliseconds.
+SUSPECT_DELAY_MS = 250
+
+#: While there are other workers, the leading one reads messages without leasing their instances for so long after
+#: they became visible; the others lease what has waited longer than PATIENCE_MS. Milliseconds.
+FRESH_MS, PATIENCE_MS = 20, 60
+#: So many turns of an orchestration, none of which took longer than so many seconds, make it a quick one; an instance
+#: with so many events is not, unless its execution is live.
+QUICK_TURNS, QUICK_S, QUICK_EVENTS = 20, 0.01, 200
+
+
+@dataclass(slots=True)
+class Look:
+    """What a look at the queue gave.
+
+    Attributes:
+        works: turns to compute.
+        suspect: an instance to compute apart from others.
+        parked: what is to be given back.
+        discarded: instances with messages that have no effect any more.
+        instances: how many were found.
+        more: whether another look may give more at once.
+        now_ms: the database's time, if an instance was found; epoch milliseconds.
+        next_ms: when the next one will be there, epoch milliseconds, or None.
+    """
+
+    works: list[Work] = field(default_factory=list)
+    suspect: Work | None = None
+    parked: list[Parked] = field(default_factory=list)
+    discarded: list[tuple[Claimed, list[int]]] = field(default_factory=list)
+    instances: int = 0
+    more: bool = False
+    now_ms: int = 0
+    next_ms: int | None = None
+
+
+class Claimer:
+    """Takes instances for one dispatcher.
+
+    Attributes:
+        fresh_ms: messages that have been visible for less need no lease, milliseconds; None: all do.
+        fresh_since_ms: messages that became visible before need one in any case, epoch milliseconds.
+        patience_ms: for so long messages are left to the worker that leads, milliseconds.
+    """
+
+    def __init__(self, registry: Registry, config: Config, db: Database, cache: Cache, metrics: Metrics) -> None:
+        self._registry = registry
+        self._config = config
+        self._db = db
+        self._cache = cache
+        self._metrics = metrics
+        self.fresh_ms: int | None = None
+        self.fresh_since_ms = 0
+        self.patience_ms = 0
+        self._leases_until = float("-inf")
+        # Quick turns in succession, by orchestration.
+        self._quick_turns: defaultdict[str, int] = defaultdict(int)
+
+    def reads_fresh(self) -> bool:
+        """Return whether a look tries to do without leases."""
+        return self.fresh_ms is not None and time.monotonic() >= self._leases_until
+
+    def lease_for(self, seconds: float) -> None:
+        """Do nothing without leases for so long."""
+        self._leases_until = max(self._leases_until, time.monotonic() + seconds)
+
+    def note_turn(self, name: str, took_s: float) -> None:
+        """Take note of how many seconds a turn of an orchestration took to compute."""
+        self._quick_turns[name] = self._quick_turns[name] + 1 if took_s <= QUICK_S else 0
+
+    def take(self, look: Look, *, patient: bool, relaxed: bool, suspect_busy: bool) -> None:
+        """Look at the queue.
+
+        Args:
+            look: gets what there is; what was leased before an error is in ``parked``.
+            patient: leave what is young to the worker that leads, unless this is it.
+            relaxed: see ``turns.claim``.
+            suspect_busy: there is a suspect to be computed already.
+        """
+        fresh = self._read_fresh()
+        if fresh is not None:
+            look.instances, look.now_ms, look.next_ms = len(fresh.claimed), fresh.now_ms, fresh.next_ms
+            self._sort(look, fresh.claimed, fresh.batches, fresh.unreadable, suspect_busy=suspect_busy)
+            return
+        claimed, look.now_ms, look.next_ms = turns.claim(
+            self._db,
+            limit=self._config.batch,
+            lease_ms=self._config.turn_lease_ms,
+            known=self._registry.known_code(),
+            grace_ms=self._config.unknown_code_grace_ms,
+            patience_ms=self.patience_ms if patient else 0,
+            relaxed=relaxed,
+        )
+        look.instances = len(claimed)
+        if not claimed:
+            return
+        try:
+            unreadable: turns.Unreadable = {}
+            batches = turns.read_messages(self._db, [item.key for item in claimed], unreadable)
+            # Each claimed instance has a message among those that the claim looked at: fewer were all there are.
+            look.more = sum(map(len, batches.values())) + len(unreadable) >= self._config.batch
+            self._sort(look, claimed, batches, unreadable, suspect_busy=suspect_busy)
+        except BaseException:
+            # The claim may be committed already.
+            look.parked = [Parked(claimed=item, delay_ms=0, blocked=None) for item in claimed]
+            look.discarded = []
+            raise
+
+    def _read_fresh(self) -> turns.Fresh | None:
+        """Read what needs no lease, unless something else is due too."""
+        if self.fresh_ms is None or not self.reads_fresh():
+            return None
+        return turns.read_fresh(
+            self._db,
+            limit=self._config.batch,
+            known=self._registry.known_code(),
+            grace_ms=self._config.unknown_code_grace_ms,
+            since_ms=self.fresh_since_ms,
+            within_ms=self.fresh_ms,
+            is_quick=self._is_quick,
+        )
+
+    def _is_quick(self, claimed: Claimed) -> bool:
+        """Return whether its next turn will take a moment only, as far as one can tell."""
+        if self._quick_turns[claimed.name] < QUICK_TURNS:
+            return False
+        return claimed.last_event_id <= QUICK_EVENTS or self._cache.get(claimed.key) is not None
+
+    def _sort(
+        self,
+        look: Look,
+        claimed: list[Claimed],
+        batches: dict[int, list[messages.Message]],
+        unreadable: turns.Unreadable,
+        *,
+        suspect_busy: bool,
+    ) -> None:
+        self._metrics.add("orch_dispatcher_items_fetched", sum(map(len, batches.values())))
+        works = []
+        for item in claimed:
+            batch = batches.get(item.key, [])
+            if not batch or item.status in ("Completed", "Failed"):
+                look.discarded.append((item, [message.id or 0 for message in batch]))
+                continue
+            works.append(Work(claimed=item, batch=batch, unreadable=unreadable.get(item.key)))
+        look.works = [work for work in works if not _is_suspect(work)]
+        self._set_apart(look, [work for work in works if _is_suspect(work)], suspect_busy=suspect_busy)
+        self._read_state(look.works)
+
+    def _set_apart(self, look: Look, suspects: list[Work], *, suspect_busy: bool) -> None:
+        """Take one suspect if none is busy; the others have to wait."""
+        if suspects and not suspect_busy:
+            look.suspect = max(suspects, key=lambda work: work.claimed.attempts)
+            self._read_state([look.suspect])
+        for work in suspects:
+            if work is not look.suspect:
+                look.parked.append(Parked(claimed=work.claimed, delay_ms=SUSPECT_DELAY_MS, blocked=None))
+
+    def _read_state(self, works: list[Work]) -> None:
+        """Read what turns without a live execution need."""
+        cold: list[Work] = []
+        renewed: list[Work] = []
+        for work in works:
+            beginning = work.beginning()
+            if beginning is not None:
+                if beginning.kind == messages.CONTINUE_AS_NEW:
+                    renewed.append(work)
+                continue
+            cached = self._cache.get(work.claimed.key)
+            if cached is not None and work.claimed.attempts <= 1 and cached.fits(work.claimed):
+                work.cached = cached
+            else:
+                self._cache.drop(work.claimed.key)
+                cold.append(work)
+        executions = [(work.claimed.key, work.claimed.execution_id) for work in cold]
+        if executions:
+            histories = turns.read_histories(self._db, executions)
+            for work in cold:
+                work.history = histories.get(work.claimed.key, [])
+        begun = [(work.claimed.key, work.claimed.execution_id + 1) for work in renewed]
+        if executions or begun:
+            unreadable: turns.Unreadable = {}
+            bases = turns.read_kv_bases(self._db, executions + begun, unreadable)
+            for work in renewed:
+                if work.claimed.attempts <= 1:
+                    work.mailbox = self._cache.take_mailbox(work.claimed.key, work.claimed.turns)
+            without = [work for work in (*cold, *renewed) if work.mailbox is None]
+            mail = turns.read_mail(self._db, [work.claimed.key for work in without], unreadable)
+            for work in (*cold, *renewed):
+                work.unreadable = work.unreadable or unreadable.get(work.claimed.key)
+                work.kv_base = bases.get(work.claimed.key, {})
+            for work in without:
+                work.mailbox = Mailbox(mail.get(work.claimed.key, []))
+        children = [work for work in works if work.claimed.parent is not None and work.beginning() is not None]
+        if children:
+            parents = turns.parent_ids(self._db, sorted({work.claimed.parent or 0 for work in children}))
+            for work in children:
+                work.parent_instance = parents.get(work.claimed.parent or 0)
+
+
+def _is_suspect(work: Work) -> bool:
+    """Return whether computing this instance may end or stop the process."""
+    return work.claimed.attempts >= SUSPECT_ATTEMPTS or '"hanging_turn"' in (work.claimed.blocked or "")

@@ -1,0 +1,574 @@
+"""The loop's body: one iteration is one transaction that serves many instances (design section 6).
+
+``iterate`` first computes the turns of activities that finished in this process, then, in one transaction, commits
+every computed turn, takes in the other completions and claims what is due; last it computes the claimed turns, which
+the next iteration commits. A crash at any point loses nothing: leases run out and attempts count.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+
+from django.db import DatabaseError, InterfaceError, OperationalError
+
+from duroxide_django import wakeups
+from duroxide_django.engine.outcome import ContinuedAsNew
+from duroxide_django.engine.registry import Registry
+from duroxide_django.logs import describe, runtime_log
+from duroxide_django.runtime import accounting
+from duroxide_django.runtime.cache import Cache, Cached
+from duroxide_django.runtime.claiming import SUSPECT_DELAY_MS, Claimer, Look
+from duroxide_django.runtime.config import Config
+from duroxide_django.runtime.metrics import Metrics
+from duroxide_django.runtime.slots import Slots
+from duroxide_django.runtime.turns import Computed, TurnComputer, Work
+from duroxide_django.storage import activities, commits, turns
+from duroxide_django.storage.activities import Finished, Task, Wanted
+from duroxide_django.storage.clock import virtual_now_ms
+from duroxide_django.storage.commits import Commit, Committed
+from duroxide_django.storage.database import Database, new_token
+from duroxide_django.storage.turns import Claimed, Parked
+
+#: After a turn was overtaken by another worker, turns are committed carefully for so long, in seconds.
+CAREFUL_S = 1.0
+
+#: After the database failed, everything is leased for so long, in seconds: where nothing can be written, a look that
+#: only reads would seem to say that all is well.
+DISTRUST_S = 10.0
+
+#: An activity that the database's failure ended is tried again after so many milliseconds.
+INTERRUPTED_DELAY_MS = 1_000
+
+
+@dataclass(slots=True, kw_only=True)
+class _Taken:
+    """What an iteration's transaction is to write."""
+
+    turns: list[Computed]
+    parked: list[Parked]
+    discarded: list[tuple[Claimed, list[int]]]
+    interrupted: list[tuple[Task, str]]
+    foreign: list[Finished]
+    tokens: dict[int, int | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # A turn that is written lets go of its token before the transaction is committed.
+        self.tokens = {item.commit.claimed.key: item.commit.claimed.token for item in self.turns}
+
+    @property
+    def givings_back(self) -> bool:
+        """Whether it gives anything back that was leased."""
+        return bool(self.parked or self.discarded or self.interrupted)
+
+
+class _BatchRefused(Exception):
+    """The database refused the rows of some turn of a batch."""
+
+    def __init__(self, error: DatabaseError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Dispatcher:
+    """State between iterations. One thread uses it at a time."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        config: Config,
+        db: Database,
+        slots: Slots,
+        metrics: Metrics,
+    ) -> None:
+        self.config = config
+        self.db = db
+        self.slots = slots
+        self.metrics = metrics
+        self.registry = registry
+        self.cache = Cache(config.cache_executions, config.cache_bytes)
+        self.claimer = Claimer(registry, config, db, self.cache, metrics)
+        self.computer = TurnComputer(registry, config, db)
+        self.pending: list[Computed] = []
+        self.parked: list[Parked] = []
+        self.discarded: list[tuple[Claimed, list[int]]] = []
+        self.held_back: list[Finished] = []
+        self.interrupted: list[tuple[Task, str]] = []
+        self.suspect: Work | None = None
+        # What the watchdog looks at, from its own thread.
+        self.turn: tuple[Work, float] | None = None
+        self.works: list[Work] = []
+        self.foreign: list[Finished] = []
+        self.asked_at: float | None = None
+        self.moved_at = time.monotonic()
+        self.claims = True
+        self.fetches = True
+        # Whether messages may be due that this worker sent itself: nobody else was told of them.
+        self._own_messages = False
+        # Held from a commit to the counting of what it did.
+        self.counting = threading.Lock()
+        # Set from any thread, in the middle of an iteration too: nothing more is taken.
+        self.draining = False
+        self.next_deadline_ms: int | None = None
+        self._room = 0
+        self.announce: Callable[[str], None] = lambda _what: None
+        # Told what each look at a queue gave.
+        self.found: Callable[[str, int, bool], None] = lambda _what, _count, _plenty: None
+        self.next_timer_ms: int | None = None
+        self._careful_until = float("-inf")
+        self._database_ms: int | None = None
+        self._database_at = 0.0
+
+    def now_ms(self) -> int:
+        """Return the time by the database's clock in epoch milliseconds, without asking it each time."""
+        virtual = virtual_now_ms.get()
+        if virtual is not None:
+            return virtual
+        if self._database_ms is None:
+            self._set_clock(self.db.now_ms())
+        return int((self._database_ms or 0) + (time.monotonic() - self._database_at) * 1000)
+
+    def _set_clock(self, now_ms: int) -> None:
+        self._database_ms, self._database_at = now_ms, time.monotonic()
+
+    @contextmanager
+    def asking_database(self) -> Iterator[None]:
+        """Mark a block that may wait for the database: that is not hanging."""
+        self.asked_at = time.monotonic()
+        try:
+            yield
+        finally:
+            self.asked_at, self.moved_at = None, time.monotonic()
+
+    # One iteration
+
+    def iterate(self, *, claiming: bool = True) -> bool:
+        """Do one transaction's worth of work; returns whether there may be more to do at once.
+
+        Args:
+            claiming: False while shutting down: nothing new is taken.
+        """
+        self._measure_room(claiming=claiming and not self.slots.isolates())
+        foreign = self._sort_finished()
+        self.interrupted += self.slots.take_interrupted()
+        # What the suspect's death must not spoil is committed first: computed turns, and neighbours given back.
+        if self.suspect is not None and not (self.pending or self.parked):
+            suspect, self.suspect = self.suspect, None
+            self._compute(suspect)
+        self.slots.begin_suspect(quiet=not (self.pending or self.parked or self.suspect))
+        claiming = claiming and not self.slots.isolates()
+        claims = claiming and self.claims and self.config.runs_orchestrations
+        capacity = self._room if self.fetches else 0
+        if not (self.pending or self.parked or self.discarded or self.interrupted or foreign or claims or capacity):
+            return False
+        taken = _Taken(
+            turns=self.pending,
+            parked=self.parked,
+            discarded=self.discarded,
+            interrupted=self.interrupted,
+            foreign=foreign,
+        )
+        self.pending, self.parked, self.discarded, self.interrupted = [], [], [], []
+        with self.counting:
+            try:
+                with self.asking_database():
+                    self._commit_at_once(taken)
+                    committed, works, tasks = self._transact_somehow(taken, capacity, claiming=claiming)
+            except BaseException:
+                for item in taken.turns:
+                    item.commit.claimed.token = taken.tokens[item.commit.claimed.key]
+                self._forget(taken.turns, foreign)
+                self.parked += taken.parked
+                self.discarded += taken.discarded
+                self.interrupted += taken.interrupted
+                raise
+            self._after_commit(taken.turns, committed)
+        for task in tasks:
+            self.slots.submit(task)
+        claiming = claiming and not self.slots.isolates()
+        self._measure_room(claiming=claiming)
+        self._compute_all(works)
+        left = self.pending or self.parked or self.discarded or self.held_back or self.suspect
+        offered = self.fetches and self._room > 0
+        return bool(left or works or tasks or offered or (claiming and self.claims and self.config.runs_orchestrations))
+
+    def _commit_at_once(self, taken: _Taken) -> None:
+        """Commit the turns by a single statement if nothing else is to be in their transaction.
+
+        A look without a lease then follows without one; a lease would need a second transaction.
+        """
+        if not (taken.turns and self._is_hasty() and self.claimer.reads_fresh()):
+            return
+        if taken.foreign or taken.givings_back or not all(commits.self_contained(item.commit) for item in taken.turns):
+            return
+        try:
+            committed = self._commit_in_one_go(taken.turns)
+        except (commits.Overtaken, _BatchRefused):
+            # The long way finds out which turn it was.
+            self._careful_until = time.monotonic() + CAREFUL_S
+            return
+        computed, taken.turns = taken.turns, []
+        self._keep_executions(computed, committed)
+        self._after_commit(computed, committed)
+
+    def _is_hasty(self) -> bool:
+        """Return whether commits may take their guards for granted."""
+        return self.db.is_fast and time.monotonic() >= self._careful_until
+
+    def _transact_somehow(
+        self, taken: _Taken, capacity: int, *, claiming: bool
+    ) -> tuple[Committed, list[Work], list[Task]]:
+        """Do the iteration's transaction the fastest way that works; see ``_transact``."""
+        commit = self._commit_in_one_go if self._is_hasty() else self._commit
+        while True:
+            try:
+                return self._transact(taken, capacity, commit, claiming=claiming)
+            except commits.Overtaken:
+                # Others work on the same instances: it will happen again soon.
+                self._careful_until = time.monotonic() + CAREFUL_S
+                commit = self._commit
+            except _BatchRefused as refused:
+                runtime_log.warning(
+                    "The database refused a batch of turns; committing them one by one", error=describe(refused.error)
+                )
+                commit = self._commit_apart
+
+    def _transact(
+        self, taken: _Taken, capacity: int, commit: Callable[[list[Computed]], Committed], *, claiming: bool
+    ) -> tuple[Committed, list[Work], list[Task]]:
+        """Do the iteration's transaction; returns (what was committed, claimed instances, fetched activities).
+
+        Args:
+            commit: writes the computed turns.
+        """
+        works: list[Work] = []
+        tasks: list[Task] = []
+        # Leases alone needn't reach the disk; but a transaction that is not ours (drain) is left as it is.
+        relaxed = not (taken.turns or taken.foreign or self.db.connection.in_atomic_block)
+        # A claim is one statement, and what it leased is read in peace: it needs no transaction around it.
+        bare = relaxed and capacity <= 0 and not taken.givings_back
+        with nullcontext() if bare else self.db.atomic():
+            committed = commit(taken.turns) if taken.turns else Committed()
+            # Before the claim: it may find the same instances again.
+            self._keep_executions(taken.turns, committed)
+            turns.park(self.db, taken.parked)
+            for task, error in taken.interrupted:
+                activities.release(self.db, [task], delay_ms=INTERRUPTED_DELAY_MS, error=error)
+            if taken.discarded:
+                turns.discard(self.db, taken.discarded)
+            if taken.foreign:
+                committed.accepted += activities.complete(self.db, taken.foreign)
+            runs = claiming and not self.draining and self.config.runs_orchestrations
+            self._own_messages = self._own_messages or committed.wakes or bool(taken.foreign)
+            if runs and (self.claims or self._own_messages):
+                works = self._claim(relaxed=relaxed)
+            if capacity > 0 and not self.draining:
+                tasks = self._fetch(capacity, relaxed=relaxed)
+        return committed, works, tasks
+
+    def _sort_finished(self) -> list[Finished]:
+        """Compute the turns of local completions; return the completions that have to go by message."""
+        finished = [*self.held_back, *self.slots.take_finished()]
+        self.held_back = []
+        if committed := self.slots.take_committed():
+            self.claims = self._own_messages = True
+            self.metrics.add("activity_success", committed)
+            if not self.config.runs_orchestrations:
+                self.announce(wakeups.TURNS)
+        if not finished:
+            return []
+        busy = {computed.commit.claimed.key for computed in self.pending}
+        if self.suspect is not None:
+            busy.add(self.suspect.claimed.key)
+        foreign: list[Finished] = []
+        local: dict[int, list[Finished]] = defaultdict(list)
+        for item in finished:
+            cached = self.cache.get(item.task.instance)
+            if item.task.instance in busy:
+                foreign.append(item)
+            elif cached is not None and cached.execution.execution_id == item.task.execution_id:
+                local[item.task.instance].append(item)
+            else:
+                foreign.append(item)
+        works = []
+        for key, items in local.items():
+            cached = self.cache.get(key)
+            assert cached is not None
+            works.append(Work(claimed=cached.claimed, finished=items, cached=cached))
+        self.foreign = foreign
+        self._compute_all(works)
+        self.foreign = []
+        return foreign
+
+    def _commit(self, computed: list[Computed], write: Callable[..., Committed] = commits.commit) -> Committed:
+        """Commit turns together, without a savepoint, which would cost two round trips and a transaction id."""
+        try:
+            return self._write([item.commit for item in computed], write)
+        except (OperationalError, InterfaceError):
+            raise
+        except DatabaseError as exc:
+            raise _BatchRefused(exc) from exc
+
+    def _commit_in_one_go(self, computed: list[Computed]) -> Committed:
+        return self._commit(computed, commits.commit_in_one_go)
+
+    def _commit_apart(self, computed: list[Computed]) -> Committed:
+        """Commit each turn in a savepoint of its own, so that a refused one spoils no other."""
+        together = Committed()
+        for item in computed:
+            self._commit_alone(item.commit, together)
+        return together
+
+    def _commit_alone(self, commit: Commit, together: Committed) -> None:
+        try:
+            with self.db.atomic():
+                alone = self._write([commit])
+        except (OperationalError, InterfaceError):
+            raise
+        except DatabaseError as exc:
+            self.metrics.add("provider_errors")
+            runtime_log.error(
+                f"The database refused a turn: {describe(exc)}",
+                instance_id=commit.claimed.instance_id,
+                execution_id=commit.execution_id,
+            )
+            blocked: dict[str, object] = {"reason": "refused_by_database", "message": f"{type(exc).__name__}: {exc}"}
+            if commit.claimed.token is not None:
+                turns.park(
+                    self.db,
+                    [Parked(claimed=commit.claimed, delay_ms=1_000, blocked=blocked, keep_attempt=True)],
+                )
+            else:
+                self.claimer.lease_for(CAREFUL_S)
+                together.accepted += activities.complete(self.db, commit.finished)
+                together.wakes = True
+            return
+        together.done |= alone.done
+        together.tasks.update(alone.tasks)
+        together.timers_ms += alone.timers_ms
+        together.wakes = together.wakes or alone.wakes
+        together.offered = together.offered or alone.offered
+        together.accepted += alone.accepted
+
+    def _write(self, batch: list[Commit], write: Callable[..., Committed] = commits.commit) -> Committed:
+        return write(self.db, batch, lease_ms=self.config.activity_lease_ms, worker=self.config.worker_id)
+
+    def _claim(self, *, relaxed: bool) -> list[Work]:
+        self.claims = False
+        look = Look()
+        try:
+            suspect_busy = self.suspect is not None
+            self.claimer.take(look, patient=not self._own_messages, relaxed=relaxed, suspect_busy=suspect_busy)
+        finally:
+            self.parked += look.parked
+            self.discarded += look.discarded
+        self.claims = self._own_messages = look.more
+        self.suspect = self.suspect or look.suspect
+        self.found(wakeups.TURNS, look.instances, look.instances >= self.config.batch // 2)
+        self.next_timer_ms = look.next_ms
+        if look.instances:
+            self._set_clock(look.now_ms)
+        return look.works
+
+    def _fetch(self, capacity: int, *, relaxed: bool) -> list[Task]:
+        self.fetches = False
+        found = activities.fetch(
+            self.db,
+            self.wanted(capacity),
+            lease_ms=self.config.activity_lease_ms,
+            worker=self.config.worker_id,
+            relaxed=relaxed,
+        )
+        self.found(wakeups.ACTIVITIES, len(found), bool(found))
+        if found:
+            # There may be more, for when slots are free again.
+            self.fetches = len(found) >= capacity
+            self.metrics.add("worker_dispatcher_items_fetched", len(found))
+        # One suspect at a time: the others must not be counted as its victims.
+        suspects = sorted((task for task in found if self.slots.is_suspect(task)), key=lambda task: task.attempts)
+        if len(suspects) > 1:
+            activities.release(self.db, suspects[:-1], delay_ms=SUSPECT_DELAY_MS)
+            found = [task for task in found if task not in suspects[:-1]]
+        return found
+
+    def wanted(self, limit: int) -> Wanted:
+        """Return what this worker can take now, ``limit`` activities at the most."""
+        sessions = self.slots.sessions()
+        tag_filter = self.config.tag_filter
+        return Wanted(
+            limit=limit,
+            names=sorted(self.registry.activities),
+            untagged=tag_filter.untagged,
+            tags=tag_filter.names,
+            owner=self.config.owner,
+            session_lease_ms=self.config.session_lease_ms,
+            sessions_in_flight=sorted(sessions),
+            new_sessions=max(0, self.config.max_sessions - len(sessions)),
+            busy_sessions=sorted(sessions) if self.config.serial_sessions else (),
+            serial_sessions=self.config.serial_sessions,
+        )
+
+    # Computing
+
+    def _compute_all(self, works: list[Work]) -> None:
+        self.works = works[::-1]
+        while self.works:
+            self._compute(self.works.pop())
+
+    def _compute(self, work: Work) -> None:
+        now_ms = self.now_ms()
+        self.turn = work, time.monotonic()
+        try:
+            computed = self.computer.compute(work, now_ms)
+        finally:
+            began, self.turn, self.moved_at = self.turn[1], None, time.monotonic()
+        self.claimer.note_turn(work.claimed.name, self.moved_at - began)
+        key = work.claimed.key
+        if isinstance(computed, Parked):
+            self.cache.drop(key)
+            if work.finished:
+                self.held_back += work.finished
+            if work.claimed.token is not None:
+                self.parked.append(computed)
+            elif work.batch:
+                # Only who holds the lease may say why it can't go on.
+                self.claimer.lease_for(CAREFUL_S)
+                self.claims = True
+            return
+        self._take_eagerly(computed.commit)
+        self.pending.append(computed)
+
+    def _take_eagerly(self, commit: Commit) -> None:
+        """Lease new activities to this process at once, as far as it has room for them."""
+        for activity in commit.result.activities:
+            if self._room <= 0:
+                return
+            if self.slots.accepts(activity.name, activity.tag, activity.session_id):
+                commit.eager[activity.event_id] = new_token()
+                self._room -= 1
+
+    def _measure_room(self, *, claiming: bool) -> None:
+        """Count how many more activities this process may take, besides those that computed turns have taken."""
+        promised = sum(len(item.commit.eager) for item in self.pending)
+        self._room = max(0, self.slots.capacity() - promised) if claiming else 0
+
+    # After the commit
+
+    def _after_commit(self, computed: list[Computed], committed: Committed) -> None:
+        if committed.wakes:
+            self.claims = self._own_messages = True
+        if committed.offered:
+            self.fetches = True
+        within = [
+            new.start_within_ms
+            for item in computed
+            for new in item.commit.result.activities
+            if new.start_within_ms is not None
+        ]
+        if within:
+            self.next_deadline_ms = min(self.now_ms() + min(within), self.next_deadline_ms or sys.maxsize)
+        for finished in committed.accepted:
+            accounting.count_activity(self.metrics, finished)
+        self._tell_others(computed, committed)
+        for fire_at_ms in committed.timers_ms:
+            if self.next_timer_ms is None or fire_at_ms < self.next_timer_ms:
+                self.next_timer_ms = fire_at_ms
+        for item in computed:
+            if item.commit.claimed.key in committed.done:
+                accounting.count_turn(self.metrics, item.commit)
+                self._hand_over(item.commit, committed)
+
+    def _tell_others(self, computed: list[Computed], committed: Committed) -> None:
+        """Wake other workers if this commit left work that this one can't take."""
+        sessions = any(item.task.session_id is not None for item in committed.accepted)
+        if sessions:
+            # Its session may have had to wait for this one: at the cap, or in serial mode.
+            self.fetches = True
+        handed_on = bool(committed.accepted) and not self.config.runs_orchestrations
+        offered = [new for item in computed for new in item.commit.result.activities] if committed.offered else []
+        elsewhere = bool(offered) and (
+            self.slots.capacity() == 0 or not all(self.slots.serves(new.name, new.tag) for new in offered)
+        )
+        if handed_on:
+            self.announce(wakeups.TURNS)
+        if elsewhere or (sessions and self.config.serial_sessions):
+            self.announce(wakeups.ACTIVITIES)
+
+    def _keep_executions(self, computed: list[Computed], committed: Committed) -> None:
+        """Cache the live executions of committed turns; close those that ended or were overtaken."""
+        for item in computed:
+            commit, execution = item.commit, item.execution
+            claimed = commit.claimed
+            if claimed.key not in committed.done:
+                # Another worker's turn, or a deletion, was faster.
+                self.claims = True
+                runtime_log.info("A computed turn was overtaken and thrown away", instance_id=claimed.instance_id)
+            elif execution is not None and commit.result.outcome is None:
+                claimed.token = None
+                claimed.status = "Running"
+                claimed.version = commit.version
+                claimed.execution_id = commit.execution_id
+                claimed.last_event_id = commit.last_event_id
+                claimed.turns += 1
+                claimed.blocked = None
+                self.cache.put(claimed.key, Cached(execution, claimed))
+                continue
+            self.cache.drop(claimed.key)
+            if execution is not None:
+                if claimed.key in committed.done and isinstance(commit.result.outcome, ContinuedAsNew):
+                    self.cache.put_mailbox(claimed.key, claimed.turns + 1, execution.mailbox)
+                execution.close()
+
+    def _hand_over(self, commit: Commit, committed: Committed) -> None:
+        """Give the slots what they took eagerly, and tell them what is cancelled."""
+        claimed, result = commit.claimed, commit.result
+        for event_id in result.cancelled_activities:
+            self.slots.cancel((claimed.key, commit.execution_id, event_id))
+        for activity in result.activities:
+            token = commit.eager.get(activity.event_id)
+            if token is not None:
+                self.slots.submit(
+                    Task(
+                        id=committed.tasks[claimed.key, activity.event_id],
+                        token=token,
+                        instance=claimed.key,
+                        instance_id=claimed.instance_id,
+                        execution_id=commit.execution_id,
+                        event_id=activity.event_id,
+                        name=activity.name,
+                        input=activity.input,
+                        tag=activity.tag,
+                        session_id=activity.session_id,
+                        orchestration_name=claimed.name,
+                        orchestration_version=commit.version,
+                        attempt=activity.attempt,
+                        max_attempts=activity.max_attempts,
+                        retry_of=activity.retry_of,
+                        deadline_ms=activity.deadline_ms,
+                    )
+                )
+
+    def reset(self) -> None:
+        """Forget what is computed and kept, after the database failed outside an iteration."""
+        self.claimer.lease_for(DISTRUST_S)
+        pending, self.pending = self.pending, []
+        self._forget(pending, [])
+        self.cache.clear()
+
+    def _forget(self, computed: list[Computed], foreign: list[Finished]) -> None:
+        """After a failed transaction: nothing computed is kept, completions are tried again as messages."""
+        for item in computed:
+            self.cache.drop(item.commit.claimed.key)
+            if item.execution is not None:
+                item.execution.close()
+            self.held_back += item.commit.finished
+            if item.commit.claimed.token is not None:
+                self.parked.append(Parked(claimed=item.commit.claimed, delay_ms=0, blocked=None))
+        self.held_back += foreign
+        self.claims = True
+        self.fetches = True

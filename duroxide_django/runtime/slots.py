@@ -1,0 +1,442 @@
+"""Slots: where activities run. Threads for ``def``, one event loop for ``async def``, or the caller's own thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+from asgiref.sync import async_to_sync
+from django.db import DatabaseError, connections, transaction
+
+from duroxide_django.activities import ActivityContext
+from duroxide_django.engine import messages
+from duroxide_django.engine.failures import Failure
+from duroxide_django.engine.registry import ActivityDefinition, Registry
+from duroxide_django.logs import log_exception, runtime_log
+from duroxide_django.runtime import execute
+from duroxide_django.runtime.config import Config
+from duroxide_django.runtime.event_loop import EventLoop
+from duroxide_django.storage.activities import Finished, Task
+from duroxide_django.storage.database import Database
+
+#: Short activities may wait in this process for a slot, about this long in milliseconds, before others get them.
+BACKLOG_MS = 100
+#: At most so many wait for each slot.
+BACKLOG_PER_SLOT = 64
+
+#: Deliveries from which on an activity is suspected of killing its process, and begun apart from others.
+SUSPECT_DELIVERIES = 3
+#: A suspect waits so long, in seconds, for other activities of this process to end, and is alone for so long.
+_QUIET_WITHIN_S, _ALONE_S = 5.0, 1.0
+
+#: (instance key, execution, schedule event): an activity's address.
+Address = tuple[int, int, int]
+
+
+@dataclass(slots=True)
+class Running:
+    """A task that this process holds."""
+
+    task: Task
+    context: ActivityContext
+    started: float | None = None
+    taken: float = field(default_factory=time.perf_counter)
+    future: asyncio.Future[object] | None = None
+
+
+class Slots:
+    """Tasks of this process from the lease to the completion. Subclasses decide where functions run."""
+
+    def __init__(self, registry: Registry, config: Config, db: Database, wake: Callable[[], None]) -> None:
+        """
+        Args:
+            wake: called from any thread when a completion is there to take.
+        """
+        self.registry = registry
+        self.config = config
+        self.db = db
+        self.wake = wake
+        self.held: dict[Address, Running] = {}
+        self.committed = 0
+        self._finished: deque[Finished] = deque()
+        self._interrupted: list[tuple[Task, str]] = []
+        self._lock = threading.Lock()
+        self._average_ms = 1_000.0
+
+    def capacity(self) -> int:
+        """Return how many more tasks this process may take: free slots, and a backlog if activities are short."""
+        if not self.config.runs_activities:
+            return 0
+        slots = self.config.slots
+        free = slots - self._busy_for_long()
+        backlog = min(free * BACKLOG_PER_SLOT, int(free * BACKLOG_MS / max(self._average_ms, 0.1)))
+        return max(0, max(slots, backlog) - len(self.held))
+
+    def _busy_for_long(self) -> int:
+        """Return how many slots an activity holds that is no short one."""
+        since = time.perf_counter() - 2 * BACKLOG_MS / 1000
+        with self._lock:
+            return sum(1 for running in self.held.values() if running.started is not None and running.started < since)
+
+    def accepts(self, name: str, tag: str | None, session_id: str | None) -> bool:
+        """Return whether a new activity may be taken at once, without a fetch."""
+        return session_id is None and self.serves(name, tag)
+
+    def serves(self, name: str, tag: str | None) -> bool:
+        """Return whether this process runs such activities at all."""
+        return name in self.registry.activities and self.config.tag_filter.accepts(tag)
+
+    def submit(self, task: Task) -> None:
+        """Take a leased task."""
+        context = ActivityContext(task, alias=self.db.alias, worker_id=self.config.worker_id)
+        running = Running(task, context)
+        with self._lock:
+            overtaken = self.held.get(_address(task))
+            self.held[_address(task)] = running
+        if overtaken is not None:
+            overtaken.context.cancel()
+        if task.attempts > self.config.max_attempts:
+            self.finish(running, execute.poisoned(task, self.config.max_attempts))
+            return
+        self._start(running, self.registry.activities[task.name])
+
+    def finish(self, running: Running, finished: Finished | None) -> None:
+        """Take note that a task has ended; None: nothing is left to commit."""
+        with self._lock:
+            self._let_go(running)
+            if running.started is not None:
+                took_ms = (time.perf_counter() - running.started) * 1000
+                self._average_ms += (took_ms - self._average_ms) * 0.1
+            if finished is not None and not running.context.is_cancelled():
+                self._finished.append(finished)
+            elif finished is None:
+                self.committed += 1
+        self.wake()
+
+    def _let_go(self, running: Running) -> None:
+        # After a lost lease the same activity may have been taken again: that is another entry.
+        if self.held.get(_address(running.task)) is running:
+            del self.held[_address(running.task)]
+
+    def take_finished(self) -> list[Finished]:
+        """Return and forget the completions that are ready to be committed."""
+        with self._lock:
+            finished = list(self._finished)
+            self._finished.clear()
+        return finished
+
+    def take_committed(self) -> int:
+        """Return how many tasks committed their completion themselves since the last call."""
+        with self._lock:
+            count, self.committed = self.committed, 0
+        return count
+
+    def take_interrupted(self) -> list[tuple[Task, str]]:
+        """Return and forget the tasks that the database's failure ended, with its error."""
+        with self._lock:
+            interrupted, self._interrupted = self._interrupted, []
+        return interrupted
+
+    def cancel(self, address: Address) -> None:
+        """Tell an activity that its result is no longer wanted."""
+        running = self.held.get(address)
+        if running is not None:
+            running.context.cancel()
+            if running.future is not None:
+                running.future.get_loop().call_soon_threadsafe(running.future.cancel)
+
+    def tasks(self) -> list[Task]:
+        """Return the tasks held now."""
+        with self._lock:
+            return [running.task for running in self.held.values()]
+
+    def is_idle(self) -> bool:
+        """Return whether nothing runs here, and nothing that ended waits for the loop."""
+        with self._lock:
+            return not (self.held or self._finished or self._interrupted)
+
+    def progress(self) -> list[tuple[Task, str]]:
+        """Return and forget what running activities said of their progress."""
+        with self._lock:
+            running = list(self.held.values())
+        return [(item.task, text) for item in running if (text := item.context.take_progress()) is not None]
+
+    def sessions(self) -> Counter[str]:
+        """Return the sessions with activities in flight, with their number."""
+        return Counter(task.session_id for task in self.tasks() if task.session_id is not None)
+
+    def unstarted(self, *, longer_than_ms: int = 0) -> list[Task]:
+        """Remove and return the tasks that have waited for a slot for longer than so many milliseconds."""
+        return []
+
+    def has_backlog(self) -> bool:
+        """Return whether tasks wait for a slot."""
+        return False
+
+    def is_suspect(self, task: Task) -> bool:
+        """Return whether a task is to be begun apart from others: its process may die of it."""
+        return False
+
+    def isolates(self) -> bool:
+        """Return whether a suspect waits for quiet or has just begun: this process takes nothing new until then."""
+        return False
+
+    def begin_suspect(self, *, quiet: bool) -> None:
+        """Begin the suspect if nothing else would go down with it, or it has waited for long.
+
+        Args:
+            quiet: whether no computed turn waits for its commit.
+        """
+
+    def stop(self) -> None:
+        """Let the threads end once they are idle."""
+
+    def _start(self, running: Running, definition: ActivityDefinition) -> None:
+        raise NotImplementedError
+
+    def _run(self, running: Running, definition: ActivityDefinition) -> None:
+        """Run a plain activity in this thread."""
+        if running.context.is_cancelled():
+            self.finish(running, execute.failed(running.task, RuntimeError("cancelled before it began")))
+            return
+        running.started = time.perf_counter()
+        try:
+            finished = execute.run(running.task, definition, running.context, self.db, self.config)
+        except execute.LeaseLost as exc:
+            runtime_log.warning(str(exc), instance_id=running.task.instance_id, activity_name=running.task.name)
+            with self._lock:
+                self._let_go(running)
+            return
+        except execute.DatabaseAway as exc:
+            self._interrupt(running, exc)
+            return
+        except BaseException as exc:
+            log_exception(
+                "Running an activity failed outside its function; its lease will run out",
+                exc,
+                instance_id=running.task.instance_id,
+                activity_name=running.task.name,
+            )
+            with self._lock:
+                self._let_go(running)
+            if not isinstance(exc, Exception):
+                raise
+            return
+        self.finish(running, finished)
+
+    def _interrupt(self, running: Running, error: Exception) -> None:
+        """Take note that the database's failure ended a task, which is to run again."""
+        with self._lock:
+            self._let_go(running)
+            self._interrupted.append((running.task, str(error)))
+        self.wake()
+
+
+class ThreadSlots(Slots):
+    """Runs activities in threads of this process, and ``async def`` ones in one event loop."""
+
+    def __init__(self, registry: Registry, config: Config, db: Database, wake: Callable[[], None]) -> None:
+        super().__init__(registry, config, db, wake)
+        self._queue: SimpleQueue[tuple[Running, ActivityDefinition] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._unfinished = 0
+        self._event_loop: EventLoop[tuple[Running, ActivityDefinition]] = EventLoop(
+            config.slots, lambda item: self._run_async(*item)
+        )
+        self._suspect: tuple[Running, ActivityDefinition] | None = None
+        self._alone: Running | None = None
+        self._alone_until = 0.0
+
+    def is_suspect(self, task: Task) -> bool:
+        """See Slots."""
+        return SUSPECT_DELIVERIES <= task.attempts <= self.config.max_attempts
+
+    def isolates(self) -> bool:
+        """See Slots."""
+        if self._suspect is not None:
+            return True
+        alone = self._alone
+        if alone is None or time.perf_counter() >= self._alone_until:
+            return False
+        return self.held.get(_address(alone.task)) is alone
+
+    def begin_suspect(self, *, quiet: bool) -> None:
+        """See Slots."""
+        if self._suspect is None:
+            return
+        running, definition = self._suspect
+        late = time.perf_counter() - running.taken >= _QUIET_WITHIN_S
+        if (quiet and len(self.held) <= 1) or late:
+            self._suspect, self._alone = None, running
+            self._alone_until = time.perf_counter() + _ALONE_S
+            self._begin(running, definition)
+
+    def _start(self, running: Running, definition: ActivityDefinition) -> None:
+        if self.is_suspect(running.task) and self._suspect is None:
+            self._suspect = running, definition
+            return
+        self._begin(running, definition)
+
+    def _begin(self, running: Running, definition: ActivityDefinition) -> None:
+        if definition.is_async:
+            self._event_loop.put((running, definition))
+            return
+        with self._lock:
+            self._unfinished += 1
+            starting = len(self._threads) < min(self.config.slots, self._unfinished)
+            if starting:
+                name = f"duroxide-slot-{len(self._threads)}"
+                thread = threading.Thread(target=self._work, name=name, daemon=True)
+                self._threads.append(thread)
+        self._queue.put((running, definition))
+        if starting:
+            thread.start()
+
+    def _work(self) -> None:
+        try:
+            while (item := self._queue.get()) is not None:
+                try:
+                    self._run(*item)
+                except BaseException:  # noqa: S112 - logged where it was raised; the slot has to go on
+                    continue
+                finally:
+                    with self._lock:
+                        self._unfinished -= 1
+        finally:
+            connections.close_all()
+
+    async def _run_async(self, running: Running, definition: ActivityDefinition) -> None:
+        running.future = asyncio.current_task()
+        running.started = time.perf_counter()
+        try:
+            if running.context.is_cancelled():
+                raise asyncio.CancelledError
+            finished = await execute.run_async(
+                running.task, definition, running.context, self.db, self.config.engine.max_payload_bytes
+            )
+        except execute.DatabaseAway as exc:
+            self._interrupt(running, exc)
+            return
+        except BaseException as exc:
+            finished = execute.failed(running.task, exc)
+        self.finish(running, finished)
+
+    def unstarted(self, *, longer_than_ms: int = 0) -> list[Task]:
+        """See Slots."""
+        since = time.perf_counter() - longer_than_ms / 1000
+        waiting: list[tuple[Running, ActivityDefinition]] = []
+        kept: list[tuple[Running, ActivityDefinition]] = []
+        given_up = None
+        if longer_than_ms == 0:
+            given_up, self._suspect = self._suspect, None
+        while (item := self._take_queued()) is not None:
+            (waiting if item[0].taken <= since else kept).append(item)
+        for item in kept:
+            self._queue.put(item)
+        with self._lock:
+            self._unfinished -= len(waiting)
+        if given_up is not None:
+            waiting.append(given_up)
+        waiting += self._event_loop.take_waiting(lambda item: item[0].taken <= since)
+        with self._lock:
+            for running, _ in waiting:
+                self._let_go(running)
+        return [running.task for running, _ in waiting]
+
+    def _take_queued(self) -> tuple[Running, ActivityDefinition] | None:
+        try:
+            return self._queue.get_nowait()
+        except Empty:
+            return None
+
+    def has_backlog(self) -> bool:
+        """See Slots."""
+        return not self._queue.empty() or self._event_loop.has_waiting()
+
+    def stop(self) -> None:
+        """See Slots."""
+        for _ in self._threads:
+            self._queue.put(None)
+        self._event_loop.stop()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the threads to end, ``timeout_s`` seconds at the most; returns whether all did."""
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+
+class InlineSlots(Slots):
+    """Runs activities in the calling thread when ``work`` is called (the testing kit's drain)."""
+
+    def __init__(self, registry: Registry, config: Config, db: Database, wake: Callable[[], None]) -> None:
+        super().__init__(registry, config, db, wake)
+        self._waiting: deque[tuple[Running, ActivityDefinition]] = deque()
+
+    def _start(self, running: Running, definition: ActivityDefinition) -> None:
+        self._waiting.append((running, definition))
+
+    def work(self) -> bool:
+        """Run one waiting activity; returns whether there was one."""
+        if not self._waiting:
+            return False
+        running, definition = self._waiting.popleft()
+        self._in_savepoint(self._run_coroutine if definition.is_async else self._run, running, definition)
+        return True
+
+    def _run_coroutine(self, running: Running, definition: ActivityDefinition) -> None:
+        # Django's ORM then works in this thread, on the caller's connection and in its transaction.
+        run = async_to_sync(execute.run_async)
+        try:
+            finished = run(running.task, definition, running.context, self.db, self.config.engine.max_payload_bytes)
+        except KeyboardInterrupt:
+            raise
+        except execute.DatabaseAway as exc:
+            self._interrupt(running, exc)
+            return
+        except BaseException as exc:
+            finished = execute.failed(running.task, exc)
+        self.finish(running, finished)
+
+    def unstarted(self, *, longer_than_ms: int = 0) -> list[Task]:
+        """See Slots."""
+        waiting = [running for running, _ in self._waiting]
+        self._waiting.clear()
+        with self._lock:
+            for running in waiting:
+                self._let_go(running)
+        return [running.task for running in waiting]
+
+    def _in_savepoint(
+        self,
+        run: Callable[[Running, ActivityDefinition], None],
+        running: Running,
+        definition: ActivityDefinition,
+    ) -> None:
+        """Run in a savepoint if the caller has a transaction: a database error must not break it."""
+        if not self.db.connection.in_atomic_block:
+            run(running, definition)
+            return
+        try:
+            with self.db.atomic():
+                run(running, definition)
+                if self._finished and _failed_in_database(self._finished[-1], running.task):
+                    transaction.set_rollback(True, using=self.db.alias)
+        except DatabaseError as exc:
+            runtime_log.warning("An activity left its transaction broken; rolled back", error=type(exc).__name__)
+
+
+def _failed_in_database(finished: Finished, task: Task) -> bool:
+    if finished.task is not task or finished.kind != messages.ACTIVITY_FAILED:
+        return False
+    return "DatabaseError" in Failure.from_json(finished.payload).error_types
+
+
+def _address(task: Task) -> Address:
+    return task.instance, task.execution_id, task.event_id

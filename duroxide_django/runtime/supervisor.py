@@ -1,0 +1,163 @@
+"""Several worker processes under one parent: restarted with back-off, replaced when they hang, stopped together."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from duroxide_django.logs import runtime_log
+from duroxide_django.runtime.health import REPORT_VARIABLE, Health, Probes, Reports
+
+#: A child that lived so long, in seconds, is restarted at once; a shorter life doubles the pause.
+_HEALTHY_S = 10.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+_TICK_S = 0.2
+
+
+#: Tells a child who its supervisor is, so that it ends when that is gone.
+PARENT_VARIABLE = "DUROXIDE_SUPERVISOR"
+
+
+@dataclass(slots=True)
+class _Child:
+    number: int
+    process: subprocess.Popen[bytes] | None = None
+    reports: Reports | None = None
+    started: float = 0.0
+    pause_s: float = _FIRST_PAUSE_S
+    restart_at: float = field(default=0.0)
+
+
+class Supervisor:
+    """Keeps ``count`` children running the given command."""
+
+    def __init__(self, command: Sequence[str], count: int, *, silent_s: float, stop_s: float) -> None:
+        """
+        Args:
+            silent_s: a child that has reported once and then doesn't for so many seconds is killed and replaced: it is
+                frozen, or holds the interpreter and can't even end itself.
+            stop_s: a child that has not ended so many seconds after SIGTERM is killed.
+        """
+        self._command = list(command)
+        self._children = [_Child(number) for number in range(count)]
+        self._silent_s = silent_s
+        self._stop_s = stop_s
+        self._stop = threading.Event()
+        self._signals = 0
+
+    def health(self) -> list[Health]:
+        """Return what the children that run say of themselves; one that is silent for too long is neither."""
+        found = []
+        for child in self._children:
+            reports = child.reports
+            if reports is not None and reports.latest is not None:
+                # While it drains it has other things to do than to report.
+                fresh = self._stop.is_set() or time.monotonic() - reports.at < self._silent_s
+                latest = reports.latest
+                found.append(
+                    Health(
+                        worker=latest.worker,
+                        live=latest.live and fresh,
+                        ready=latest.ready and fresh and not self._stop.is_set(),
+                        counters=latest.counters,
+                    )
+                )
+        return found
+
+    def run(self, probes: Probes) -> int:
+        """Run until a signal arrives; returns the exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        probes.start()
+        while not self._stop.is_set():
+            for child in self._children:
+                self._look_after(child)
+            probes.beat()
+            self._stop.wait(_TICK_S)
+        code = self._end(probes)
+        probes.stop()
+        return code
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self._signals += 1
+        self._stop.set()
+        if self._signals > 1:
+            self._send(signal.SIGKILL)
+
+    def _look_after(self, child: _Child) -> None:
+        now = time.monotonic()
+        if child.process is None or child.reports is None:
+            if now >= child.restart_at:
+                self._start(child, now)
+            return
+        child.reports.read()
+        code = child.process.poll()
+        if code is None:
+            if child.reports.latest is not None and now - child.reports.at >= self._silent_s:
+                runtime_log.error(
+                    f"Worker process {child.number} was silent for {self._silent_s:.0f} s; killing it",
+                    worker_id=child.reports.latest.worker,
+                )
+                child.process.kill()
+            return
+        healthy = now - child.started >= _HEALTHY_S
+        child.pause_s = _FIRST_PAUSE_S if healthy else min(child.pause_s * 2, _LONGEST_PAUSE_S)
+        child.restart_at = now if healthy else now + child.pause_s
+        reports, child.process, child.reports = child.reports, None, None
+        reports.close()
+        runtime_log.error(
+            f"Worker process {child.number} ended with {code}; restarting",
+            pause_s=0 if healthy else child.pause_s,
+        )
+
+    def _start(self, child: _Child, now: float) -> None:
+        reports = Reports()
+        variables = {PARENT_VARIABLE: str(os.getpid()), REPORT_VARIABLE: str(reports.write_fd)}
+        # A session of its own: Ctrl-C in a terminal reaches the supervisor alone, which drains its children.
+        child.process = subprocess.Popen(  # noqa: S603 - our own command line
+            self._command, start_new_session=True, env={**os.environ, **variables}, pass_fds=[reports.write_fd]
+        )
+        reports.handed_over()
+        child.reports = reports
+        child.started = now
+
+    def _send(self, number: int) -> None:
+        for child in self._children:
+            if child.process is not None and child.process.poll() is None:
+                child.process.send_signal(number)
+
+    def _end(self, probes: Probes) -> int:
+        self._send(signal.SIGTERM)
+        deadline = time.monotonic() + self._stop_s
+        processes = [child.process for child in self._children if child.process is not None]
+        while any(process.poll() is None for process in processes):
+            probes.beat()
+            if time.monotonic() >= deadline:
+                runtime_log.error(f"A worker process has not ended {self._stop_s:.0f} s after SIGTERM; killing it")
+                self._send(signal.SIGKILL)
+                deadline = math.inf
+            time.sleep(_TICK_S / 4)
+        # One that had not yet taken over its signals ends by ours: it had claimed nothing.
+        return 0 if all(process.returncode in (0, -signal.SIGTERM) for process in processes) else 1
+
+
+def is_orphan() -> bool:
+    """Return whether this process was started by a supervisor that is gone."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    return parent is not None and os.getppid() != int(parent)
+
+
+def child_command(arguments: Sequence[str]) -> list[str]:
+    """Return the command line that runs ``manage.py runworkers`` with these arguments as this process was run."""
+    script = Path(sys.argv[0])
+    if script.name == "__main__.py" or not script.is_file():
+        return [sys.executable, "-m", "django", "runworkers", *arguments]
+    return [sys.executable, str(script), "runworkers", *arguments]

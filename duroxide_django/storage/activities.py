@@ -1,0 +1,497 @@
+"""The worker queue: inserting, fetching, renewing and finishing activities."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from duroxide_django.engine import messages
+from duroxide_django.engine.failures import Failure
+from duroxide_django.engine.outcome import NewActivity
+from duroxide_django.exceptions import DuroxideError
+from duroxide_django.storage.database import Database, Statement, new_token
+from duroxide_django.storage.inbox import Outgoing, send
+from duroxide_django.storage.payloads import seal, unseal
+
+#: Begins the last error of an activity whose input no worker could read, and how long it then waits, milliseconds.
+UNREADABLE = "PayloadUnreadable"
+UNREADABLE_DELAY_MS = 5_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A leased activity.
+
+    Attributes:
+        id, token: its row and the lease on it.
+        instance: key of the instance's row.
+        attempts: how often it was fetched, this time included.
+        attempt, max_attempts, retry_of: place in a retry loop.
+        deadline_ms: when this attempt times out, epoch milliseconds.
+    """
+
+    id: int
+    token: int
+    instance: int
+    instance_id: str
+    execution_id: int
+    event_id: int
+    name: str
+    input: str
+    tag: str | None
+    session_id: str | None
+    orchestration_name: str
+    orchestration_version: str
+    attempts: int = 1
+    attempt: int = 1
+    max_attempts: int | None = None
+    retry_of: int | None = None
+    deadline_ms: int | None = None
+
+    @property
+    def lease(self) -> tuple[int, int]:
+        """The row and the lease on it: tells this delivery from a later one."""
+        return self.id, self.token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A task with its completion, not yet committed.
+
+    Attributes:
+        kind: ActivityCompleted or ActivityFailed.
+        payload: JSON text of the result, or of the failure details.
+    """
+
+    task: Task
+    kind: str
+    payload: str
+
+    def message(self) -> messages.Message:
+        """Return the completion as a message that never was in the queue."""
+        return messages.Message(
+            kind=self.kind,
+            execution_id=self.task.execution_id,
+            event_id=self.task.event_id,
+            payload=self.payload,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Insert:
+    """An activity to enqueue; ``token`` leases it to the inserting process at once."""
+
+    instance: int
+    execution_id: int
+    activity: NewActivity
+    token: int | None = None
+
+
+_INSERT_COLUMNS = (
+    ("instance", "bigint"), ("execution_id", "int"), ("event_id", "int"), ("name", "text"), ("input", "payload"),
+    ("tag", "text"), ("session_id", "text"), ("retry", "text"), ("start_within", "bigint"), ("token", "bigint"),
+)  # fmt: skip
+
+
+def insertion(db: Database, rows: Sequence[Insert], *, lease_ms: int, worker: str) -> Statement:
+    """Return the statement that enqueues activities; it gives (key, instance, schedule event) of the rows."""
+    values = [
+        (
+            row.instance,
+            row.execution_id,
+            row.activity.event_id,
+            row.activity.name,
+            row.activity.input,
+            row.activity.tag or "",
+            row.activity.session_id,
+            _retry_json(row.activity),
+            row.activity.start_within_ms,
+            row.token,
+        )
+        for row in rows
+    ]
+    source, parameters = db.rows(_INSERT_COLUMNS, values)
+    return (
+        f"""
+        INSERT INTO duroxide_activity_task (instance_id, execution_id, event_id, name, input, tag, session_id, retry,
+            visible_at_ms, start_by_ms, lease_token, lease_until_ms, attempts, worker)
+        SELECT r.instance, r.execution_id, r.event_id, r.name, r.input, r.tag, r.session_id, r.retry,
+            {db.now}, {db.now} + r.start_within, r.token,
+            CASE WHEN r.token IS NULL THEN 0 ELSE {db.now} + %s END,
+            CASE WHEN r.token IS NULL THEN 0 ELSE 1 END, CASE WHEN r.token IS NULL THEN NULL ELSE %s END
+        FROM {source} WHERE true RETURNING id, instance_id, event_id""",
+        [lease_ms, worker, *parameters],
+    )
+
+
+def _retry_json(activity: NewActivity) -> str | None:
+    if activity.max_attempts is None:
+        return None
+    return json.dumps([activity.attempt, activity.max_attempts, activity.retry_of, activity.deadline_ms])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a worker can take.
+
+    Attributes:
+        limit: how many activities at the most.
+        names: activities it has functions for.
+        untagged, tags: its tag filter; tags None: every tag.
+        owner: its identity for sessions.
+        session_lease_ms: milliseconds a session is leased for.
+        sessions_in_flight: sessions it runs activities of now.
+        new_sessions: how many further sessions it may take on.
+        busy_sessions: sessions it may take no activity of now (serial mode).
+    """
+
+    limit: int
+    names: Sequence[str]
+    untagged: bool
+    tags: Sequence[str] | None
+    owner: str
+    session_lease_ms: int
+    sessions_in_flight: Sequence[str]
+    new_sessions: int
+    busy_sessions: Sequence[str] = ()
+    serial_sessions: bool = False
+
+
+def fetch(db: Database, wanted: Wanted, *, lease_ms: int, worker: str, relaxed: bool = False) -> list[Task]:
+    """Lease up to ``wanted.limit`` activities, oldest first.
+
+    Args:
+        lease_ms: milliseconds until the lease runs out unless renewed.
+        worker: name to show as the holder.
+        relaxed: let this transaction's commit return before it is on disk: a lease that a crash of the server
+            forgets is merely taken again.
+    """
+    conditions, parameters = _fetch_conditions(db, wanted)
+    token = new_token()
+    found = db.fetch(
+        f"""
+        WITH candidate AS MATERIALIZED (
+            SELECT t.instance_id AS of_instance, t.id AS of_task FROM duroxide_activity_task t
+            WHERE t.visible_at_ms <= {db.now} AND t.lease_until_ms <= {db.now} AND {" AND ".join(conditions)}
+            ORDER BY t.visible_at_ms, t.id LIMIT %s
+            {"FOR UPDATE OF t " + db.features.skip_locked if db.features.skip_locked else ""})
+        UPDATE duroxide_activity_task SET lease_token = %s, lease_until_ms = {db.now} + %s, attempts = attempts + 1,
+            worker = %s
+        FROM candidate WHERE instance_id = of_instance AND id = of_task
+        RETURNING id, instance_id, execution_id, event_id, name, input, tag, session_id, retry, attempts,
+            {db.features.relaxed_commit if relaxed else "NULL"}""",
+        [*parameters, wanted.limit, token, lease_ms, worker],
+    )
+    found.sort()
+    found = _own_sessions(db, found, wanted)
+    return _with_instances(db, found, token)
+
+
+def _fetch_conditions(db: Database, wanted: Wanted) -> tuple[list[str], list[Any]]:
+    name_condition, names = db.any_of("t.name", wanted.names)
+    conditions, parameters = [name_condition], [names]
+    if wanted.tags is not None:
+        tags = [*([""] if wanted.untagged else []), *wanted.tags]
+        if len(tags) == 1:
+            # The index gives the entries of one tag in order, so that no more are read than are taken.
+            conditions.append("t.tag = %s")
+            parameters.append(tags[0])
+        else:
+            tag_condition, tags_parameter = db.any_of("t.tag", tags)
+            conditions.append(tag_condition)
+            parameters.append(tags_parameter)
+    elif not wanted.untagged:
+        conditions.append("t.tag <> ''")
+    live = f"s.session_id = t.session_id AND s.lease_until_ms > {db.now}"
+    in_flight, sessions = db.any_of("t.session_id", wanted.sessions_in_flight)
+    mine = f"EXISTS (SELECT 1 FROM duroxide_session s WHERE {live} AND s.owner = %s)"
+    free = f"NOT EXISTS (SELECT 1 FROM duroxide_session s WHERE {live} AND s.owner <> %s)"
+    # At the cap, sessions that are in flight here already are still served (W18).
+    reachable = free if wanted.new_sessions > 0 else f"({mine} AND {in_flight})"
+    session_parameters: list[Any] = [wanted.owner] if wanted.new_sessions > 0 else [wanted.owner, sessions]
+    if wanted.busy_sessions:
+        busy, busy_parameter = db.any_of("t.session_id", wanted.busy_sessions)
+        reachable = f"({reachable} AND NOT ({busy}))"
+        session_parameters.append(busy_parameter)
+    if wanted.serial_sessions:
+        # One at a time over all workers: nothing of this session is leased, and this is its oldest entry.
+        reachable += (
+            """ AND NOT EXISTS (SELECT 1 FROM duroxide_activity_task o
+            WHERE o.session_id = t.session_id AND (o.id < t.id OR o.lease_until_ms > """
+            f"{db.now}))"
+        )
+    conditions.append(f"(t.session_id IS NULL OR ({reachable}))")
+    return conditions, parameters + session_parameters
+
+
+def _own_sessions(db: Database, found: list[Any], wanted: Wanted) -> list[Any]:
+    """Take the sessions of fetched rows; give back the rows of sessions that another worker won meanwhile."""
+    sessions = list(dict.fromkeys(row[7] for row in found if row[7] is not None))
+    if not sessions:
+        return found
+    known = [name for name in sessions if name in wanted.sessions_in_flight]
+    fresh = [name for name in sessions if name not in wanted.sessions_in_flight][: wanted.new_sessions]
+    source, parameters = db.rows((("session_id", "text"),), [(name,) for name in [*known, *fresh]])
+    owned = (
+        db.fetch(
+            f"""
+        INSERT INTO duroxide_session (session_id, owner, lease_until_ms, last_activity_ms)
+        SELECT r.session_id, %s, {db.now} + %s, {db.now} FROM {source} WHERE true
+        ON CONFLICT (session_id) DO UPDATE SET owner = excluded.owner, lease_until_ms = excluded.lease_until_ms,
+            last_activity_ms = excluded.last_activity_ms
+        WHERE duroxide_session.owner = excluded.owner OR duroxide_session.lease_until_ms <= {db.now}
+        RETURNING session_id""",
+            [wanted.owner, wanted.session_lease_ms, *parameters],
+        )
+        if known or fresh
+        else []
+    )
+    allowed = {name for (name,) in owned}
+    lost = [(row[1], row[0]) for row in found if row[7] is not None and row[7] not in allowed]
+    if lost:
+        give_back(db, lost)
+    return [row for row in found if row[7] is None or row[7] in allowed]
+
+
+def _with_instances(db: Database, found: list[Any], token: int) -> list[Task]:
+    if not found:
+        return []
+    condition, keys = db.any_of("id", sorted({row[1] for row in found}))
+    instances = {
+        key: rest
+        for key, *rest in db.fetch(
+            f"SELECT id, instance_id, name, version FROM duroxide_instance WHERE {condition}", [keys]
+        )
+    }
+    tasks = []
+    unreadable: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for key, instance, execution_id, event_id, name, text, tag, session_id, retry, attempts, _ in found:
+        if instance not in instances:
+            continue
+        instance_id, orchestration_name, version = instances[instance]
+        try:
+            text = unseal(text)  # noqa: PLW2901 - nobody needs the stored form
+        except DuroxideError as exc:
+            unreadable[f"{UNREADABLE}: {exc}"].append((instance, key))
+            continue
+        attempt, max_attempts, retry_of, deadline_ms = json.loads(retry) if retry else (1, None, None, None)
+        tasks.append(
+            Task(
+                id=key,
+                token=token,
+                instance=instance,
+                instance_id=instance_id,
+                execution_id=execution_id,
+                event_id=event_id,
+                name=name,
+                input=text,
+                tag=tag or None,
+                session_id=session_id,
+                orchestration_name=orchestration_name,
+                orchestration_version=version,
+                attempts=attempts,
+                attempt=attempt,
+                max_attempts=max_attempts,
+                retry_of=retry_of,
+                deadline_ms=deadline_ms,
+            )
+        )
+    for why, keys_of in unreadable.items():
+        give_back(db, keys_of, delay_ms=UNREADABLE_DELAY_MS, error=why)
+    return tasks
+
+
+_LEASE_COLUMNS = (("instance", "bigint"), ("id", "bigint"), ("token", "bigint"))
+
+
+def _leased(db: Database, tasks: Sequence[Task]) -> tuple[str, list[Any]]:
+    """Return (condition that a row is one of these, still leased to this process, its parameters)."""
+    table = "duroxide_activity_task"
+    values = [(task.instance, task.id, task.token) for task in tasks]
+    source, parameters = db.rows(_LEASE_COLUMNS, values)
+    if not db.features.joins_pairs:
+        ids, keys = db.keyed(table, [(task.instance, task.id) for task in tasks])
+        return f"{ids} AND ({table}.id, {table}.lease_token) IN (SELECT r.id, r.token FROM {source})", [
+            *keys,
+            *parameters,
+        ]
+    return (
+        f"({table}.instance_id, {table}.id, {table}.lease_token) IN (SELECT r.instance, r.id, r.token FROM {source})",
+        parameters,
+    )
+
+
+def removal(db: Database, tasks: Sequence[Task]) -> Statement:
+    """Return the statement that deletes finished tasks' rows; it gives (key, token) of those whose lease still held."""
+    condition, parameters = _leased(db, tasks)
+    return f"DELETE FROM duroxide_activity_task WHERE {condition} RETURNING id, lease_token", parameters
+
+
+def remove(db: Database, tasks: Sequence[Task]) -> set[tuple[int, int]]:
+    """Delete the rows of finished tasks; returns (key, token) of those whose lease still held."""
+    return {(key, token) for key, token in db.fetch(*removal(db, tasks))} if tasks else set()
+
+
+def complete(db: Database, finished: Sequence[Finished]) -> list[Finished]:
+    """Delete finished tasks and enqueue their completions; returns those whose lease still held."""
+    held = remove(db, [item.task for item in finished])
+    accepted = [item for item in finished if item.task.lease in held]
+    enqueue_completions(db, accepted)
+    return accepted
+
+
+def enqueue_completions(db: Database, finished: Sequence[Finished]) -> None:
+    """Enqueue the completions of tasks whose rows are deleted in the same transaction."""
+    send(
+        db,
+        [
+            Outgoing(
+                instance=item.task.instance,
+                kind=item.kind,
+                execution_id=item.task.execution_id,
+                event_id=item.task.event_id,
+                payload=item.payload,
+            )
+            for item in finished
+        ],
+        check_instance=True,
+    )
+
+
+def renew(db: Database, tasks: Sequence[Task], *, lease_ms: int) -> set[int]:
+    """Extend leases by ``lease_ms`` milliseconds from now; returns the keys of tasks that are still wanted."""
+    if not tasks:
+        return set()
+    condition, parameters = _leased(db, tasks)
+    found = db.fetch(
+        f"UPDATE duroxide_activity_task SET lease_until_ms = {db.now} + %s WHERE {condition} RETURNING id",
+        [lease_ms, *parameters],
+    )
+    return {key for (key,) in found}
+
+
+def record_progress(db: Database, progress: Sequence[tuple[Task, str]]) -> None:
+    """Note what running activities said of their progress (JSON text)."""
+    columns = (*_LEASE_COLUMNS, ("progress", "payload"))
+    values = [(task.instance, task.id, task.token, text) for task, text in progress]
+    source, parameters = db.rows(columns, values)
+    db.execute(
+        f"""
+        UPDATE duroxide_activity_task SET progress = r.progress FROM {source}
+        WHERE duroxide_activity_task.instance_id = r.instance AND duroxide_activity_task.id = r.id
+            AND duroxide_activity_task.lease_token = r.token""",
+        parameters,
+    )
+
+
+def still_wanted(db: Database, tasks: Sequence[Task]) -> set[int]:
+    """Return the keys of tasks whose rows and leases are still there."""
+    if not tasks:
+        return set()
+    condition, parameters = _leased(db, tasks)
+    return {key for (key,) in db.fetch(f"SELECT id FROM duroxide_activity_task WHERE {condition}", parameters)}
+
+
+def release(db: Database, tasks: Sequence[Task], *, delay_ms: int = 0, error: str | None = None) -> None:
+    """Give leased tasks back; the fetch doesn't count unless ``error`` is given."""
+    if not tasks:
+        return
+    condition, parameters = _leased(db, tasks)
+    db.execute(
+        f"""
+        UPDATE duroxide_activity_task SET lease_token = NULL, lease_until_ms = 0, worker = NULL,
+            attempts = attempts - %s, visible_at_ms = {db.now} + %s, last_error = COALESCE(%s, last_error)
+        WHERE {condition}""",
+        [0 if error else 1, delay_ms, seal(error), *parameters],
+    )
+
+
+def give_back(db: Database, keys: Sequence[tuple[int, int]], *, delay_ms: int = 100, error: str | None = None) -> None:
+    """Undo the fetch of rows that this transaction just leased.
+
+    Args:
+        keys: (instance key, id) of each.
+        delay_ms: milliseconds until they can be fetched again.
+        error: why, without payloads: it is stored so that it can be read without a key.
+    """
+    condition, parameters = db.keyed("duroxide_activity_task", keys)
+    db.execute(
+        f"""
+        UPDATE duroxide_activity_task SET lease_token = NULL, lease_until_ms = 0, worker = NULL,
+            attempts = attempts - 1, visible_at_ms = {db.now} + %s, last_error = COALESCE(%s, last_error)
+        WHERE {condition}""",
+        [delay_ms, error, *parameters],
+    )
+
+
+def expire_unstarted(db: Database) -> int:
+    """Fail activities that no worker began within their schedule-to-start time; returns how many (W19)."""
+    found = db.fetch(
+        f"""
+        DELETE FROM duroxide_activity_task WHERE start_by_ms <= {db.now} AND lease_until_ms <= {db.now} AND attempts = 0
+        RETURNING instance_id, execution_id, event_id, name, tag"""
+    )
+    send(
+        db,
+        [
+            Outgoing(
+                instance=instance,
+                kind=messages.ACTIVITY_FAILED,
+                execution_id=execution_id,
+                event_id=event_id,
+                payload=_not_started(name, tag).to_json(),
+            )
+            for instance, execution_id, event_id, name, tag in found
+        ],
+        check_instance=True,
+    )
+    return len(found)
+
+
+def _not_started(name: str, tag: str) -> Failure:
+    where = f" with tag {tag!r}" if tag else ""
+    return Failure(
+        kind="Timeout",
+        message=f"timeout: no worker started activity {name!r}{where} in time",
+        error_types=("TaskTimeout", "TimeoutError"),
+    )
+
+
+def next_visible_ms(db: Database) -> int | None:
+    """Return when the next hidden activity can be fetched or will expire, in epoch milliseconds, or None."""
+    found = db.fetch(
+        f"""
+        SELECT MIN(moment) FROM (
+            SELECT MIN(visible_at_ms) AS moment FROM duroxide_activity_task WHERE visible_at_ms > {db.now}
+            UNION ALL
+            SELECT MIN(start_by_ms) FROM duroxide_activity_task
+            WHERE start_by_ms > {db.now} AND attempts = 0) AS moments"""
+    )
+    return None if found[0][0] is None else int(found[0][0])
+
+
+def next_deadline_ms(db: Database) -> int | None:
+    """Return the earliest schedule-to-start time that may still run out, in epoch milliseconds, or None."""
+    found = db.fetch(
+        """
+        SELECT start_by_ms FROM duroxide_activity_task WHERE start_by_ms IS NOT NULL AND attempts = 0
+        ORDER BY start_by_ms LIMIT 1"""
+    )
+    return int(found[0][0]) if found else None
+
+
+def can_fetch(db: Database, wanted: Wanted) -> bool:
+    """Return whether ``fetch`` would find something; takes no lease."""
+    conditions, parameters = _fetch_conditions(db, wanted)
+    return bool(
+        db.fetch(
+            f"""
+            SELECT 1 FROM duroxide_activity_task t
+            WHERE t.visible_at_ms <= {db.now} AND t.lease_until_ms <= {db.now} AND {" AND ".join(conditions)}
+            LIMIT 1""",
+            parameters,
+        )
+    )

@@ -1,0 +1,205 @@
+"""A provider: a database alias with its features, its clock and a thin way to send statements."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from django.db import OperationalError, ProgrammingError, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils.connection import ConnectionDoesNotExist
+
+from duroxide_django.conf import settings
+from duroxide_django.exceptions import ConfigurationError
+from duroxide_django.storage.clock import virtual_now_ms
+from duroxide_django.storage.fast import fast_cursor, prepared_cursor, set_up
+from duroxide_django.storage.features import Columns, Features, features_of
+from duroxide_django.storage.payloads import seal_rows
+
+Row = tuple[Any, ...]
+#: A statement with its parameters.
+Statement = tuple[str, Sequence[Any]]
+
+
+class Database:
+    """The workflows' database under one alias; usable from any thread (each has its own connection)."""
+
+    def __init__(self, alias: str) -> None:
+        """
+        Args:
+            alias: a key of Django's ``DATABASES``, or one that a provider registered.
+
+        Raises:
+            UnsupportedDatabase: neither SQLite nor PostgreSQL.
+            ConfigurationError: the alias is unknown.
+        """
+        self.alias = alias
+        try:
+            self.features: Features = features_of(connections[alias])
+        except ConnectionDoesNotExist as exc:
+            raise ConfigurationError(f"The database alias {alias!r} is not in DATABASES.") from exc
+        self._fast = self._prepares = False
+        self._collected: list[Statement] | None = None
+
+    def for_loop(self) -> Database:
+        """Return the same database for a thread that owns its connection: prepared statements, binary parameters."""
+        database = Database(self.alias)
+        # What is set up for one session would go back into a pool.
+        pooled = bool(self.connection.settings_dict["OPTIONS"].get("pool"))
+        database._fast = self.features.has_prepared_statements and settings.PREPARED_STATEMENTS and not pooled
+        return database
+
+    def prepared(self) -> Database:
+        """Return the same database for statements that are sent often: prepared, on the callers' connections."""
+        database = Database(self.alias)
+        database._prepares = self.features.has_prepared_statements
+        return database
+
+    def set_up(self) -> None:
+        """Connect and set up the connection of ``for_loop``; cheap if that is done; outside of transactions."""
+        if self._fast:
+            set_up(self.connection)
+
+    @property
+    def connection(self) -> BaseDatabaseWrapper:
+        """This thread's connection."""
+        return connections[self.alias]
+
+    @property
+    def now(self) -> str:
+        """The SQL expression for now, in epoch milliseconds: the database's clock, or the virtual instant."""
+        virtual = virtual_now_ms.get()
+        return self.features.now if virtual is None else str(int(virtual))
+
+    def now_ms(self) -> int:
+        """Return the time by the database's clock (one query), or the virtual instant."""
+        virtual = virtual_now_ms.get()
+        return int(self.fetch(f"SELECT {self.features.now}")[0][0]) if virtual is None else virtual
+
+    def atomic(self, *, durable: bool = False) -> AbstractContextManager[Any]:
+        """Return a transaction or savepoint on this alias."""
+        return transaction.atomic(using=self.alias, durable=durable)
+
+    def _cursor(self) -> AbstractContextManager[Any]:
+        if self._fast:
+            return fast_cursor(self.connection)
+        if self._prepares and settings.PREPARED_STATEMENTS:
+            return prepared_cursor(self.connection)
+        return self.connection.cursor()
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """Send a statement; returns the number of rows it touched (0 inside ``collected``)."""
+        if self._collected is not None:
+            self._collected.append((sql, parameters))
+            return 0
+        with self._explained(), self._cursor() as cursor:
+            cursor.execute(sql, parameters)
+            return int(cursor.rowcount)
+
+    def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Send a query, or a statement with RETURNING; returns its rows."""
+        with self._explained(), self._cursor() as cursor:
+            cursor.execute(sql, parameters)
+            return list(cursor.fetchall())
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn "no such table" and "no such column" into an error that says what to do."""
+        try:
+            yield
+        except (OperationalError, ProgrammingError) as exc:
+            # All statements are this package's own, so nobody else's table or column can be missing.
+            what = _what_is_missing(exc)
+            if what is None:
+                raise
+            raise ConfigurationError(
+                f"A {what} of duroxide_django is missing in the alias {self.alias!r}; "
+                f"run: manage.py migrate --database {self.alias}"
+            ) from exc
+
+    @contextmanager
+    def collected(self) -> Iterator[list[Statement]]:
+        """Collect what ``execute`` is given inside the block instead of sending it."""
+        self._collected = []
+        try:
+            yield self._collected
+        finally:
+            self._collected = None
+
+    def together(self, statements: Sequence[Statement]) -> list[Row]:
+        """Send statements as one, where the database can; returns the rows of the last, if it gives any.
+
+        They then see the same snapshot: none may depend on what another one writes.
+        """
+        if not statements:
+            return []
+        if not self.features.has_writable_cte:
+            for sql, parameters in statements[:-1]:
+                self.execute(sql, parameters)
+        sql, parameters = _as_one(statements) if self.features.has_writable_cte else statements[-1]
+        with self._explained(), self._cursor() as cursor:
+            cursor.execute(sql, parameters)
+            return list(cursor.fetchall()) if cursor.description else []
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether this is the database ``for_loop`` with a connection that prepares its statements."""
+        return self._fast
+
+    def rows(self, columns: Columns, rows: Sequence[Sequence[Any]]) -> tuple[str, list[Any]]:
+        """Return (row source named ``r``, its parameters) for sending many rows with one statement.
+
+        Args:
+            columns: (name, PostgreSQL type); ``payload`` and ``event`` are texts that the payload codec seals.
+        """
+        rows = seal_rows(columns, rows)
+        if len(rows) == 1:
+            # A list for each column costs more than all else that a single row does.
+            parameters = self.features.parameters_of_row(columns, rows[0], typed=self._fast)
+            return self.features.row(columns), parameters
+        return self.features.rows(columns, binary=self._fast), self.features.row_parameters(columns, rows)
+
+    def keyed(self, table: str, keys: Sequence[tuple[int, int]]) -> tuple[str, list[Any]]:
+        """Return (condition that a row's instance and id are among ``keys``, its parameters); the index serves it.
+
+        SQLite finds the rows by their id, which PostgreSQL has no index for; PostgreSQL joins the pairs.
+        """
+        if not self.features.joins_pairs:
+            ids, parameter = self.any_of(f"{table}.id", [key for _, key in keys])
+            return ids, [parameter]
+        source, parameters = self.rows((("instance", "bigint"), ("key", "bigint")), keys)
+        return f"({table}.instance_id, {table}.id) IN (SELECT r.instance, r.key FROM {source})", parameters
+
+    def any_of(self, expression: str, values: Sequence[Any]) -> tuple[str, Any]:
+        """Return (condition that ``expression`` is one of ``values``, its parameter)."""
+        return self.features.any_of(expression), self.features.array(values)
+
+    def __repr__(self) -> str:
+        return f"<Database {self.alias!r}>"
+
+
+def _what_is_missing(error: Exception) -> str | None:
+    """Return "table" or "column" if the database says that one is missing."""
+    # PostgreSQL's texts depend on its language, its codes don't.
+    code = getattr(error.__cause__, "sqlstate", None)
+    if code is not None:
+        return {"42P01": "table", "42703": "column"}.get(code)
+    text = str(error)
+    if "no such column" in text or "has no column named" in text:
+        return "column"
+    return "table" if "no such table" in text else None
+
+
+def _as_one(statements: Sequence[Statement]) -> Statement:
+    """Return one data-modifying WITH statement for several; the last gives the result."""
+    *first, (last, _) = statements
+    parts = ", ".join(f"part{number} AS ({sql})" for number, (sql, _) in enumerate(first))
+    parameters = [value for _, values in statements for value in values]
+    return (f"WITH {parts} {last}" if parts else last), parameters
+
+
+def new_token() -> int:
+    """Return a lease token that no one else has."""
+    return secrets.randbits(63)

@@ -1,0 +1,80 @@
+"""psycopg's own cursors: Django's bind on the client side and prepare nothing, so that each call is planned anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+#: Executions of a statement after which psycopg prepares it on the server.
+PREPARE_THRESHOLD = 2
+
+#: The loop's statements reach their rows by key, or by an index whose order they want. Left alone, the planner sorts
+#: and hashes whole tables as long as its statistics know nothing of a queue that has just been filled. No parameter
+#: makes another plan better, and to plan takes longer than to execute.
+PLANNER_OPTIONS = (
+    "SET enable_seqscan = off; SET enable_sort = off; SET enable_hashjoin = off; SET enable_mergejoin = off; "
+    "SET enable_material = off; SET plan_cache_mode = force_generic_plan"
+)
+
+
+def set_up(connection: BaseDatabaseWrapper) -> None:
+    """Make a connection the engine loop's own, unless it is; call it outside of transactions."""
+    connection.ensure_connection()
+    raw: Any = connection.connection
+    if raw.prepare_threshold != PREPARE_THRESHOLD:
+        with connection.wrap_database_errors:
+            raw.execute(PLANNER_OPTIONS, prepare=False)
+        raw.prepare_threshold = PREPARE_THRESHOLD
+
+
+@contextmanager
+def fast_cursor(connection: BaseDatabaseWrapper) -> Iterator[Any]:
+    """Give a server-side binding cursor on the connection of a thread that nobody else uses.
+
+    Errors are raised as Django's, and mark the transaction as broken as Django's cursors do.
+    """
+    import psycopg
+
+    connection.ensure_connection()
+    raw: Any = connection.connection
+    connection.validate_no_broken_transaction()
+    with connection.wrap_database_errors, psycopg.Cursor(raw) as cursor:
+        yield cursor
+
+
+@contextmanager
+def prepared_cursor(connection: BaseDatabaseWrapper) -> Iterator[Any]:
+    """Give a cursor that prepares its statements, on a connection that the users' code uses too.
+
+    It behaves as Django's in all else: wrappers, query log, errors.
+    """
+    connection.ensure_connection()
+    connection.validate_no_broken_transaction()
+    with connection.wrap_database_errors:
+        cursor = _preparing_cursor()(connection.connection)
+    make = connection.make_debug_cursor if connection.queries_logged else connection.make_cursor
+    with make(cursor) as wrapped:
+        yield wrapped
+
+
+@cache
+def _preparing_cursor() -> type[Any]:
+    import psycopg
+
+    class PreparingCursor(psycopg.Cursor[Any]):
+        """Prepares what it executes; other cursors of the connection go on as they are set up."""
+
+        def execute(self, *args: Any, **kwargs: Any) -> Any:
+            connection: Any = self.connection
+            before = connection.prepare_threshold
+            connection.prepare_threshold = PREPARE_THRESHOLD
+            try:
+                return super().execute(*args, **kwargs)
+            finally:
+                connection.prepare_threshold = before
+
+    return PreparingCursor

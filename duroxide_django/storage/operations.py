@@ -1,0 +1,100 @@
+"""Operators' changes to single instances: pause, resume, answer an activity by hand, hurry it on.
+
+Call each inside a transaction. A write to an instance's row raises ``turns``, so that live executions elsewhere notice.
+"""
+
+from __future__ import annotations
+
+from duroxide_django.engine import messages
+from duroxide_django.storage.database import Database
+from duroxide_django.storage.health import PAUSED
+from duroxide_django.storage.inbox import Outgoing, send
+from duroxide_django.storage.payloads import seal_blocked
+
+#: A paused instance is leased to nobody until then (the year 9999), in epoch milliseconds.
+FOR_EVER_MS = 253_402_214_400_000
+
+
+def pause(db: Database, instance_id: str, *, message: str) -> bool:
+    """Keep an instance from being computed; returns whether there is one that has not ended.
+
+    A turn that is being computed is thrown away. Activities that run go on, and their results wait.
+
+    Args:
+        message: why, for people.
+    """
+    blocked = seal_blocked({"reason": PAUSED, "message": message})
+    changed = db.execute(
+        f"""
+        UPDATE duroxide_instance SET lease_token = NULL, lease_until_ms = %s, attempts = 0, blocked = %s,
+            turns = turns + 1, updated_ms = {db.now}
+        WHERE instance_id = %s AND status = 'Running'""",
+        [FOR_EVER_MS, blocked, instance_id],
+    )
+    return bool(changed)
+
+
+def resume(db: Database, instance_id: str) -> bool:
+    """Let a paused or blocked instance be tried at once; returns whether there is one."""
+    found = db.fetch(
+        f"""
+        UPDATE duroxide_instance SET lease_until_ms = 0, attempts = 0, blocked = NULL, updated_ms = {db.now}
+        WHERE instance_id = %s AND status = 'Running' AND lease_token IS NULL AND blocked IS NOT NULL
+        RETURNING id""",
+        [instance_id],
+    )
+    for (key,) in found:
+        db.execute(
+            f"""UPDATE duroxide_message SET visible_at_ms = due_ms
+            WHERE instance_id = %s AND due_ms <= {db.now} AND visible_at_ms > {db.now}""",
+            [key],
+        )
+    return bool(found)
+
+
+_OF_CURRENT = """
+    instance_id = (SELECT id FROM duroxide_instance WHERE instance_id = %s AND status = 'Running')
+    AND event_id = %s AND execution_id = (SELECT current_execution_id FROM duroxide_instance WHERE instance_id = %s)"""
+
+
+def answer_activity(db: Database, instance_id: str, event_id: int, *, kind: str, payload: str) -> str | None:
+    """Give a pending activity its result by hand; returns its name, or None if there is none.
+
+    A worker that runs it loses its lease, and what it returns is dropped.
+
+    Args:
+        event_id: the schedule event.
+        kind: ActivityCompleted or ActivityFailed.
+        payload: JSON text of the result, or of the failure details.
+    """
+    found = db.fetch(
+        f"DELETE FROM duroxide_activity_task WHERE {_OF_CURRENT} RETURNING instance_id, execution_id, name",
+        [instance_id, event_id, instance_id],
+    )
+    if not found:
+        return None
+    key, execution_id, name = found[0]
+    send(db, [Outgoing(instance=key, kind=kind, execution_id=execution_id, event_id=event_id, payload=payload)])
+    return str(name)
+
+
+def hurry(db: Database, instance_id: str, event_id: int) -> str | None:
+    """Let a waiting activity be fetched, or a timer fire, at once; returns its name, or None if none waits.
+
+    An activity that runs now is left alone.
+    """
+    found = db.fetch(
+        f"""
+        UPDATE duroxide_activity_task SET visible_at_ms = {db.now}, attempts = 0
+        WHERE {_OF_CURRENT} AND lease_until_ms <= {db.now} RETURNING name""",
+        [instance_id, event_id, instance_id],
+    )
+    if found:
+        return str(found[0][0])
+    fired = db.execute(
+        f"""
+        UPDATE duroxide_message SET visible_at_ms = {db.now}, due_ms = {db.now}
+        WHERE {_OF_CURRENT} AND kind = '{messages.TIMER_FIRED}'""",
+        [instance_id, event_id, instance_id],
+    )
+    return "timer" if fired else None

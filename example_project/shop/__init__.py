@@ -1,0 +1,1 @@
+"""The shop: what it sells, its orders, and the workflows that carry them out."""

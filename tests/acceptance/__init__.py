@@ -1,0 +1,1 @@
+"""The user guide's programs, as printed, on every store."""

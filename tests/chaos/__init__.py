@@ -1,0 +1,1 @@
+"""Chaos: real workers on real databases, killed, frozen and cut off while they work."""

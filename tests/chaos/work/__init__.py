@@ -1,0 +1,1 @@
+"""The app that the workers of a chaos run serve."""

@@ -1,0 +1,350 @@
+"""Spec part 9 with W15 to W17: retry policies and the loop that obeys them."""
+
+from __future__ import annotations
+
+import pytest
+
+from duroxide_django.engine.failures import Failure
+from duroxide_django.engine.messages import ACTIVITY_FAILED
+from duroxide_django.engine.retry import RetryPolicy
+from duroxide_django.exceptions import InvalidArgument, NonRetryable, TaskTimeout
+from tests.engine.harness import T0, begun
+
+
+def retrying(policy, **options):
+    """Return an orchestration that retries activity A under ``policy``."""
+
+    def orchestration(ctx, input):
+        return (yield ctx.schedule_activity_with_retry("A", input, policy))
+
+    return orchestration
+
+
+def delays(policy, failures):
+    """Return the delays after each of so many failures."""
+    parsed = RetryPolicy.parse(policy)
+    return [parsed.delay_ms(number) for number in range(1, failures + 1)]
+
+
+class TestDelays:
+    @pytest.mark.parametrize(
+        ("policy", "expected"),
+        [
+            (None, [100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 30_000, 30_000]),
+            ({}, [100, 200, 400]),
+            ({"backoff": "exponential"}, [100, 200, 400]),
+            ({"backoff": "fixed"}, [1_000, 1_000, 1_000]),
+            ({"backoff": "linear"}, [100, 200, 300]),
+            ({"backoff": "none"}, [0, 0, 0]),
+            ({"backoff": None}, [100, 200, 400]),
+            ({"backoff_strategy": "none"}, [0, 0, 0]),
+            ({"backoffStrategy": "fixed"}, [1_000, 1_000]),
+            ({"initial_delay_ms": 10}, [10, 20, 40]),
+            ({"initialDelayMs": 10, "multiplier": 3}, [10, 30, 90]),
+            ({"initial_delay_ms": 10, "multiplier": 1}, [10, 10, 10]),
+            ({"multiplier": 1.5}, [100, 150, 225, 337]),
+            ({"max_delay_ms": 250}, [100, 200, 250, 250]),
+            ({"maxDelayMs": 150, "backoff": "linear"}, [100, 150, 150]),
+            ({"backoff": "linear", "initial_delay_ms": 7}, [7, 14, 21]),
+            ({"backoff": "fixed", "initial_delay_ms": 60_000}, [60_000, 60_000]),
+            ({"backoff": "none", "initial_delay_ms": 60_000}, [0, 0]),
+        ],
+    )
+    def test_follow_the_strategy(self, policy, expected):
+        """Milliseconds after failure 1, 2, 3 …"""
+        assert delays(policy, len(expected)) == expected
+
+    def test_of_the_linear_strategy_end_at_thirty_seconds(self):
+        """Like the exponential one."""
+        assert delays({"backoff": "linear"}, 400)[-1] == 30_000
+
+    def test_can_not_overflow(self):
+        """A very large exponent gives the longest delay."""
+        assert RetryPolicy.parse({"multiplier": 1e5}).delay_ms(5_000) == 30_000
+
+
+class TestPolicies:
+    @pytest.mark.parametrize(
+        ("alias", "name", "value"),
+        [
+            ("maxAttempts", "max_attempts", 7),
+            ("timeoutMs", "timeout_ms", 50),
+            ("totalTimeoutMs", "total_timeout_ms", 500),
+            ("backoff_strategy", "backoff", "linear"),
+        ],
+    )
+    def test_know_both_spellings(self, alias, name, value):
+        """The guide's and the camel-cased ones."""
+        assert RetryPolicy.parse({alias: value}) == RetryPolicy.parse({name: value})
+        assert getattr(RetryPolicy.parse({alias: value}), name) == value
+
+    def test_have_the_defaults_of_the_guide(self):
+        """Three attempts, exponential, no time limits."""
+        policy = RetryPolicy.parse(None)
+        assert (policy.max_attempts, policy.backoff) == (3, "exponential")
+        assert (policy.timeout_ms, policy.total_timeout_ms, policy.jitter) == (None, None, 0.0)
+
+    @pytest.mark.parametrize(
+        ("policy", "says"),
+        [
+            ({"max_attempts": 0}, "max_attempts must be a whole number of at least 1, got 0"),
+            ({"max_attempts": -1}, "max_attempts"),
+            ({"max_attempts": "3"}, "max_attempts"),
+            ({"max_attempts": 2.5}, "max_attempts"),
+            ({"max_attempts": True}, "max_attempts"),
+            ({"max_attempts": None}, "max_attempts"),
+            ({"timeout_ms": -1}, "timeout_ms must not be negative"),
+            ({"timeout_ms": "5s"}, "timeout_ms"),
+            ({"total_timeout_ms": 1.5}, "total_timeout_ms"),
+            ({"initial_delay_ms": -5}, "initial_delay_ms"),
+            ({"max_delay_ms": "x"}, "max_delay_ms"),
+            ({"backoff": "expo"}, "backoff must be one of none, fixed, linear, exponential, got 'expo'"),
+            ({"backoff": ["none"]}, "backoff must be one of"),
+            ({"multiplier": 0.5}, "multiplier"),
+            ({"multiplier": float("nan")}, "multiplier"),
+            ({"multiplier": float("inf")}, "multiplier"),
+            ({"jitter": 1.5}, "jitter"),
+            ({"jitter": -0.1}, "jitter"),
+            ({"retry_on": 5}, "retry_on takes exception classes or their names"),
+            ({"give_up_on": [""]}, "give_up_on"),
+            ({"give_up_on": [int]}, "give_up_on"),
+            ({"retry_timeouts": 1}, "retry_timeouts must be True or False"),
+            ({"retries": 3}, "Unknown retry key 'retries'; known are"),
+            ({"max_attempts": 2, "maxAttempts": 3}, "gives max_attempts twice"),
+            ([("max_attempts", 3)], "must be a mapping, got list"),
+            (3, "must be a mapping, got int"),
+        ],
+    )
+    def test_that_are_wrong_are_refused_at_the_call(self, policy, says):
+        """Not when the first attempt has failed."""
+        with pytest.raises(InvalidArgument, match=says.replace("(", r"\(")):
+            RetryPolicy.parse(policy)
+
+    def test_given_as_an_object_are_checked_too(self):
+        """A RetryPolicy that allows no attempt would succeed with None."""
+        with pytest.raises(InvalidArgument, match="max_attempts"):
+            RetryPolicy.parse(RetryPolicy(max_attempts=0))
+        assert RetryPolicy.parse(RetryPolicy(max_attempts=9)).max_attempts == 9
+
+    def test_take_a_key_twice_with_one_value(self):
+        """Both spellings side by side do no harm when they agree."""
+        assert RetryPolicy.parse({"max_attempts": 2, "maxAttempts": 2}).max_attempts == 2
+
+    def test_are_refused_in_the_orchestration(self):
+        """The error is raised where the task is made, and may be caught there."""
+        assert "Unknown retry key" in begun(retrying({"tries": 3})).failure.message
+
+
+class TestTheLoop:
+    @pytest.mark.parametrize("keeps", [True, False], ids=["kept", "replayed"])
+    def test_waits_by_durable_timers_between_attempts(self, keeps):
+        """Attempt, timer, attempt, timer, attempt; each scheduled from the time of the failure."""
+        life = begun(retrying({"max_attempts": 3, "backoff": "linear"}), "in", keeps=keeps)
+        life.turn(life.failed("A"))
+        assert life.result.timers == [(4, T0 + 10 + 100)]
+        life.turn(life.fired())
+        life.turn(life.failed("A"))
+        assert life.history[life.result.timers[0][0] - 1].fire_at_ms == life.now_ms + 200
+        life.turn(life.fired())
+        life.turn(life.completed("A", "third"))
+        assert life.output == "third"
+        assert [kind for kind in life.kinds if kind in ("ActivityScheduled", "TimerCreated")] == [
+            "ActivityScheduled",
+            "TimerCreated",
+            "ActivityScheduled",
+            "TimerCreated",
+            "ActivityScheduled",
+        ]
+
+    def test_numbers_its_attempts(self):
+        """Each knows its place, the limit, and the first one's event, from which idempotency keys are made."""
+        life = begun(retrying({"max_attempts": 2, "backoff": "none"}))
+        life.turn(life.failed("A"))
+        first, second = life.history[1], life.history[3]
+        assert (first.attempt, first.max_attempts, first.retry_of) == (1, 2, None)
+        assert (second.attempt, second.max_attempts, second.retry_of) == (2, 2, 2)
+        assert (life.result.activities[0].attempt, life.result.activities[0].retry_of) == (2, 2)
+
+    def test_gives_up_with_the_last_error(self):
+        """Exhausted: the text of the last failure, as if the activity had been yielded alone."""
+        life = begun(retrying({"max_attempts": 2, "backoff": "none"}))
+        life.turn(life.failed("A", ValueError("first")))
+        life.turn(life.failed("A", KeyError("last")))
+        assert life.failure.message == "KeyError: 'last'"
+
+    def test_writes_no_timer_for_a_delay_of_zero(self):
+        """Strategy none: the next attempt comes in the turn of the failure."""
+        life = begun(retrying({"max_attempts": 2, "backoff": "none"}))
+        life.turn(life.failed("A"))
+        assert life.new_kinds == ["ActivityFailed", "ActivityScheduled"]
+
+    def test_sends_every_attempt_to_the_session_and_tag(self):
+        """Affinity holds for all of them."""
+
+        def orchestration(ctx, input):
+            policy = {"max_attempts": 2, "backoff": "none"}
+            return (yield ctx.schedule_activity_with_retry_on_session("A", 1, policy, "gpu-1").with_tag("gpu"))
+
+        life = begun(orchestration)
+        life.turn(life.failed("A"))
+        assert [(event.session_id, event.tag) for event in (life.history[1], life.history[3])] == [("gpu-1", "gpu")] * 2
+
+    def test_does_not_retry_a_system_failure(self):
+        """Poison aborts the orchestration, attempts left or not."""
+        life = begun(retrying({"max_attempts": 5}))
+        life.turn(life.poisoned("A"))
+        assert life.failure.category == "Poison"
+
+
+class TestWhichErrors:
+    @pytest.mark.parametrize(
+        ("policy", "error", "retried"),
+        [
+            ({}, ValueError("x"), True),
+            ({}, NonRetryable("card stolen"), False),
+            ({"retry_on": [ConnectionError]}, ConnectionResetError("x"), True),
+            ({"retry_on": ["ConnectionError"]}, ConnectionResetError("x"), True),
+            ({"retry_on": "OSError"}, ConnectionResetError("x"), True),
+            ({"retry_on": ConnectionError}, ValueError("x"), False),
+            ({"give_up_on": [ValueError]}, UnicodeError("a kind of ValueError"), False),
+            ({"give_up_on": [ValueError]}, KeyError("x"), True),
+            ({"retry_on": [OSError], "give_up_on": [ConnectionError]}, ConnectionResetError("x"), False),
+            ({"retry_on": [NonRetryable]}, NonRetryable("x"), False),
+        ],
+    )
+    def test_are_retried(self, policy, error, retried):
+        """W15: by class name of the original exception or one of its bases; NonRetryable never."""
+        life = begun(retrying({"max_attempts": 2, "backoff": "none", **policy}))
+        life.turn(life.failed("A", error))
+        assert (life.result.outcome is None) == retried
+
+
+class TestTheTimeoutOfAnAttempt:
+    def test_races_each_attempt(self):
+        """Activity, then timer; success removes the timer."""
+        life = begun(retrying({"timeout_ms": 5_000}))
+        assert life.kinds[1:] == ["ActivityScheduled", "TimerCreated"]
+        life.turn(life.completed("A", 1))
+        assert (life.output, life.result.cancelled_timers) == (1, [3])
+
+    def test_is_told_to_the_activity(self):
+        """Each attempt knows when its result will no longer be wanted."""
+        life = begun(retrying({"timeout_ms": 5_000, "max_attempts": 2, "backoff": "none"}))
+        assert life.result.activities[0].deadline_ms == T0 + 5_000
+        life.turn(life.failed("A"))
+        assert life.result.activities[0].deadline_ms == life.now_ms + 5_000
+        assert begun(retrying({})).result.activities[0].deadline_ms is None
+
+    def test_fails_the_whole_task_at_once(self):
+        """Time-outs are not retried; the attempt is cancelled like a race loser."""
+
+        def orchestration(ctx, input):
+            try:
+                yield ctx.schedule_activity_with_retry("A", None, {"max_attempts": 5, "timeout_ms": 5_000})
+            except TaskTimeout as exc:
+                return [str(exc), isinstance(exc, TimeoutError), exc.name]
+
+        life = begun(orchestration)
+        life.turn(life.fired())
+        assert life.output == ["timeout: activity timed out", True, "A"]
+        assert life.result.cancelled_activities == [2]
+
+    def test_is_retried_on_request(self):
+        """With retry_timeouts, an attempt that took too long is a failure like others."""
+        life = begun(retrying({"max_attempts": 2, "timeout_ms": 50, "retry_timeouts": True, "backoff": "none"}))
+        life.turn(life.fired())
+        assert life.new_kinds == ["TimerFired", "ActivityScheduled", "TimerCreated", "ActivityCancelRequested"]
+        life.turn(life.completed("A", "second"))
+        assert life.output == "second"
+
+    @pytest.mark.parametrize(("policy", "retried"), [({}, False), ({"retry_timeouts": True}, True)])
+    def test_is_like_that_of_an_attempt_nobody_began(self, policy, retried):
+        """A schedule-to-start time-out is a time-out, too (W19)."""
+        life = begun(retrying({"backoff": "none", **policy}))
+        late = Failure(kind="Timeout", message="timeout: no worker started activity 'A' in time")
+        life.turn(life._completion(ACTIVITY_FAILED, "A", late.to_json()))
+        assert (life.result.outcome is None) == retried
+
+    def test_begins_anew_with_each_attempt(self):
+        """The second attempt has its own full time."""
+        life = begun(retrying({"max_attempts": 2, "timeout_ms": 500, "backoff": "fixed"}))
+        life.turn(life.failed("A"), after_ms=400)
+        life.turn(life.fired(life.result.timers[0][0]))
+        assert life.result.timers == [(life.history[-1].event_id, life.now_ms + 500)]
+
+
+class TestTheTotalTimeout:
+    POLICY = {"max_attempts": 100, "total_timeout_ms": 1_500, "backoff": "fixed"}
+
+    def test_is_one_timer_over_all_attempts_and_waits(self):
+        """W16: it starts with the first attempt and is never renewed."""
+        life = begun(retrying(self.POLICY))
+        assert life.result.timers == [(3, T0 + 1_500)]
+        life.turn(life.failed("A"))
+        life.turn(life.fired(5))
+        life.turn(life.failed("A"))
+        life.turn(life.fired(3))
+        assert life.failure.message == "timeout: activity 'A' did not succeed within 1500 ms"
+        assert life.kinds.count("ActivityScheduled") == 2
+
+    def test_cancels_the_running_attempt(self):
+        """It is a race loser."""
+        life = begun(retrying(self.POLICY))
+        life.turn(life.fired())
+        assert life.result.cancelled_activities == [2]
+        assert "TaskTimeout" in life.failure.error_types
+
+    def test_goes_with_the_success(self):
+        """The timer is removed."""
+        life = begun(retrying(self.POLICY))
+        life.turn(life.completed("A", "quick"))
+        assert (life.output, life.result.cancelled_timers) == ("quick", [3])
+
+    def test_stands_beside_that_of_the_attempts(self):
+        """Both limits hold: the guide's own example."""
+        life = begun(
+            retrying({"max_attempts": 3, "backoff": "exponential", "timeout_ms": 5_000, "total_timeout_ms": 30_000})
+        )
+        assert sorted(fire_at - T0 for _, fire_at in life.result.timers) == [5_000, 30_000]
+
+
+class TestJitter:
+    @pytest.mark.parametrize(("random", "delay"), [(0.0, 500), (0.5, 1_000), (1.0, 1_500), (0.75, 1_250)])
+    def test_varies_the_delay_by_its_share(self, random, delay):
+        """0.5 means half as long to half as long again."""
+        life = begun(retrying({"backoff": "fixed", "jitter": 0.5}), randoms=[random])
+        life.turn(life.failed("A"))
+        assert life.result.timers == [(4, life.now_ms + delay)]
+
+    def test_is_decided_once(self):
+        """The recorded fire time counts on replay: other random numbers change nothing."""
+        life = begun(retrying({"backoff": "fixed", "jitter": 1.0}), randoms=[0.1, 0.9], keeps=False)
+        life.turn(life.failed("A"))
+        (timer,) = life.timers.items()
+        life.turn(life.raised("x"))
+        assert list(life.timers.items()) == [timer]
+
+
+def test_a_retry_in_all_gives_an_entry():
+    """Success is an ok entry, exhaustion an err entry."""
+
+    def orchestration(ctx, input):
+        policy = {"max_attempts": 1}
+        tasks = [ctx.schedule_activity_with_retry(name, None, policy) for name in "AB"]
+        return (yield ctx.all(tasks))
+
+    life = begun(orchestration)
+    life.turn(life.completed("A", 1), life.failed("B", "no"))
+    assert life.output == [{"ok": 1}, {"err": "RuntimeError: no"}]
+
+
+def test_a_decorated_function_and_no_policy_are_enough():
+    """Three attempts with growing pauses by default."""
+
+    def charge(ctx, order):
+        return None
+
+    charge.duroxide_activity_name = "Charge"
+    life = begun(lambda ctx, input: (yield ctx.schedule_activity_with_retry(charge)))
+    life.turn(life.failed("Charge"))
+    assert life.result.timers == [(4, life.now_ms + 100)]

@@ -1,0 +1,3 @@
+from tests.migrations.empty import empty_alias
+
+__all__ = ["empty_alias"]

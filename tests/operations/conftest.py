@@ -1,0 +1,4 @@
+from tests.operations.rewinding import calls, flows, shop
+from tests.runtime.program import count_rows, gate, program, start_runtime
+
+__all__ = ["calls", "count_rows", "flows", "gate", "program", "shop", "start_runtime"]
