@@ -36,6 +36,9 @@ _CURES = {
     "hanging_turn": gettext_lazy(
         "Its function does not come to the next yield. Mend the named place and deploy before its attempts are used up."
     ),
+    "database_failed": gettext_lazy(
+        "A read from another instance failed for the database’s sake; it is tried again by itself."
+    ),
     "refused_by_database": gettext_lazy("The database refused what the turn wrote; the message tells why."),
 }
 

@@ -42,6 +42,9 @@ CAREFUL_S = 1.0
 #: only reads would seem to say that all is well.
 DISTRUST_S = 10.0
 
+#: Turns are computed for this share of a lease, then what is done is committed: nobody else must take it over.
+_BATCH_SHARE = 1 / 3
+
 #: An activity that the database's failure ended is tried again after so many milliseconds.
 INTERRUPTED_DELAY_MS = 1_000
 
@@ -93,7 +96,7 @@ class Dispatcher:
         self.registry = registry
         self.cache = Cache(config.cache_executions, config.cache_bytes)
         self.claimer = Claimer(registry, config, db, self.cache, metrics)
-        self.computer = TurnComputer(registry, config, db)
+        self.computer = TurnComputer(registry, config, db, self.asking_database)
         self.pending: list[Computed] = []
         self.parked: list[Parked] = []
         self.discarded: list[tuple[Claimed, list[int]]] = []
@@ -138,12 +141,16 @@ class Dispatcher:
 
     @contextmanager
     def asking_database(self) -> Iterator[None]:
-        """Mark a block that may wait for the database: that is not hanging."""
-        self.asked_at = time.monotonic()
+        """Mark a block that may wait for the database: that is not hanging, and no part of a turn's time."""
+        asked_at = self.asked_at = time.monotonic()
         try:
             yield
         finally:
-            self.asked_at, self.moved_at = None, time.monotonic()
+            self.moved_at = time.monotonic()
+            if self.turn is not None:
+                work, began = self.turn
+                self.turn = work, began + self.moved_at - asked_at
+            self.asked_at = None
 
     # One iteration
 
@@ -280,29 +287,27 @@ class Dispatcher:
             self.metrics.add("activity_success", committed)
             if not self.config.runs_orchestrations:
                 self.announce(wakeups.TURNS)
-        if not finished:
+        if not (finished or self.foreign):
             return []
         busy = {computed.commit.claimed.key for computed in self.pending}
         if self.suspect is not None:
             busy.add(self.suspect.claimed.key)
-        foreign: list[Finished] = []
         local: dict[int, list[Finished]] = defaultdict(list)
         for item in finished:
             cached = self.cache.get(item.task.instance)
             if item.task.instance in busy:
-                foreign.append(item)
+                self.foreign.append(item)
             elif cached is not None and cached.execution.execution_id == item.task.execution_id:
                 local[item.task.instance].append(item)
             else:
-                foreign.append(item)
+                self.foreign.append(item)
         works = []
         for key, items in local.items():
             cached = self.cache.get(key)
             assert cached is not None
             works.append(Work(claimed=cached.claimed, finished=items, cached=cached))
-        self.foreign = foreign
         self._compute_all(works)
-        self.foreign = []
+        foreign, self.foreign = self.foreign, []
         return foreign
 
     def _commit(self, computed: list[Computed], write: Callable[..., Committed] = commits.commit) -> Committed:
@@ -417,16 +422,32 @@ class Dispatcher:
 
     def _compute_all(self, works: list[Work]) -> None:
         self.works = works[::-1]
+        lease_ms = min(self.config.turn_lease_ms, self.config.activity_lease_ms)
+        enough_at = time.monotonic() + lease_ms / 1000 * _BATCH_SHARE
         while self.works:
             self._compute(self.works.pop())
+            if time.monotonic() >= enough_at:
+                self._give_rest_back()
+
+    def _give_rest_back(self) -> None:
+        """Let others, or a later look, have what is left of a batch whose leases would run out."""
+        rest, self.works = self.works, []
+        for work in rest:
+            # By message: nobody renews the leases of activities that have ended.
+            self.foreign += work.finished
+            if work.claimed.token is not None:
+                self.parked.append(Parked(claimed=work.claimed, delay_ms=0, blocked=None))
+        if rest:
+            self.claims = self._own_messages = True
 
     def _compute(self, work: Work) -> None:
         now_ms = self.now_ms()
-        self.turn = work, time.monotonic()
+        began = time.monotonic()
+        self.turn = work, began
         try:
             computed = self.computer.compute(work, now_ms)
         finally:
-            began, self.turn, self.moved_at = self.turn[1], None, time.monotonic()
+            self.turn, self.moved_at = None, time.monotonic()
         self.claimer.note_turn(work.claimed.name, self.moved_at - began)
         key = work.claimed.key
         if isinstance(computed, Parked):
@@ -502,11 +523,18 @@ class Dispatcher:
     def _keep_executions(self, computed: list[Computed], committed: Committed) -> None:
         """Cache the live executions of committed turns; close those that ended or were overtaken."""
         for item in computed:
+            # Before any is put back: what one of the batch displaces must not be another of the batch.
+            kept = self.cache.take(item.commit.claimed.key)
+            if kept is not None and kept.execution is not item.execution:
+                kept.execution.close()
+        for item in computed:
             commit, execution = item.commit, item.execution
             claimed = commit.claimed
             if claimed.key not in committed.done:
-                # Another worker's turn, or a deletion, was faster.
+                # Another worker's turn, or a deletion, was faster. Or somebody holds the row's lock: a claim with
+                # leases passes it over, a look without would come back at once.
                 self.claims = True
+                self.claimer.lease_for(CAREFUL_S)
                 runtime_log.info("A computed turn was overtaken and thrown away", instance_id=claimed.instance_id)
             elif execution is not None and commit.result.outcome is None:
                 claimed.token = None

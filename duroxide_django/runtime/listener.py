@@ -11,6 +11,7 @@ from django.db import connections
 
 from duroxide_django.logs import describe, runtime_log
 from duroxide_django.storage.database import Database
+from duroxide_django.storage.fast import keep_alive
 from duroxide_django.wakeups import ANYTHING, CHANNEL, parse
 
 #: Longest time between two looks at the stop flag, in seconds.
@@ -54,6 +55,7 @@ class Listener(threading.Thread):
 
     def _listen(self) -> None:
         wrapper = connections[self._db.alias]
+        keep_alive(wrapper)
         wrapper.ensure_connection()
         connection: Any = wrapper.connection
         with wrapper.cursor() as cursor:

@@ -26,13 +26,15 @@ from duroxide_django.runtime.listener import DataVersion, Listener
 from duroxide_django.runtime.metrics import Metrics
 from duroxide_django.runtime.slots import BACKLOG_MS, ThreadSlots
 from duroxide_django.runtime.watchdog import Watchdog
-from duroxide_django.storage import activities, turns, workers
+from duroxide_django.storage import activities, inbox, turns, workers
 from duroxide_django.storage.database import Database
 from duroxide_django.storage.faults import DatabaseFile
 
 BEAT_MS = 5_000
 STALE_WORKER_MS = 300_000
 SESSION_CLEANUP_MS = 300_000
+#: Messages that nobody could take for so long are looked at for whether their instance is still there.
+ORPHAN_MS = 60_000
 #: How often a worker looks for schedule-to-start deadlines that others set.
 DEADLINES_MS = 30_000
 #: How often SQLite is asked whether another process wrote: soon after work, and when idle; seconds.
@@ -153,11 +155,11 @@ class Loop(threading.Thread):
             self.ready.set()
             if stopping and self._drained(more):
                 return True
+            if not more:
+                self.rests = True
+                self._sleep()
         except (OperationalError, InterfaceError, DatabaseError) as exc:
             return self._recover(exc)
-        if not more:
-            self.rests = True
-            self._sleep()
         return False
 
     def _look(self) -> None:
@@ -286,6 +288,7 @@ class Loop(threading.Thread):
         if self._due("cleanup", SESSION_CLEANUP_MS):
             workers.clean_sessions(self.db)
             workers.remove_stale(self.db, older_than_ms=STALE_WORKER_MS)
+            inbox.remove_orphans(self.db, older_than_ms=ORPHAN_MS)
 
     def _expire(self) -> None:
         """Fail activities that nobody began in time; asks only when a deadline has come."""
@@ -387,7 +390,10 @@ class Loop(threading.Thread):
             )
             for task in running:
                 self.slots.cancel((task.instance, task.execution_id, task.event_id))
-            activities.release(self.db, running)
+            activities.release(self.db, running, begun=True)
+        # What ended since the last iteration.
+        while dispatcher.iterate(claiming=False):
+            pass
         workers.remove(self.db, self.config.worker_id)
         if self.config.owner == self.config.worker_id:
             workers.release_sessions(self.db, owner=self.config.owner)

@@ -20,7 +20,8 @@ from duroxide_django.runtime.health import REPORT_VARIABLE, Health, Probes, Repo
 _HEALTHY_S = 10.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _TICK_S = 0.2
-
+#: A look at the children that is so late, in seconds, means that all processes stood still.
+_OVERSLEPT_S = 2.0
 
 #: Tells a child who its supervisor is, so that it ends when that is gone.
 PARENT_VARIABLE = "DUROXIDE_SUPERVISOR"
@@ -52,6 +53,7 @@ class Supervisor:
         self._stop_s = stop_s
         self._stop = threading.Event()
         self._signals = 0
+        self._looked_at = self._awake_since = time.monotonic()
 
     def health(self) -> list[Health]:
         """Return what the children that run say of themselves; one that is silent for too long is neither."""
@@ -60,7 +62,7 @@ class Supervisor:
             reports = child.reports
             if reports is not None and reports.latest is not None:
                 # While it drains it has other things to do than to report.
-                fresh = self._stop.is_set() or time.monotonic() - reports.at < self._silent_s
+                fresh = self._stop.is_set() or not self._is_silent(reports, time.monotonic())
                 latest = reports.latest
                 found.append(
                     Health(
@@ -78,6 +80,11 @@ class Supervisor:
             signal.signal(number, self._on_signal)
         probes.start()
         while not self._stop.is_set():
+            now = time.monotonic()
+            if now - self._looked_at > _TICK_S + _OVERSLEPT_S:
+                # A child that was stopped at the same time could not report.
+                self._awake_since = now
+            self._looked_at = now
             for child in self._children:
                 self._look_after(child)
             probes.beat()
@@ -92,6 +99,9 @@ class Supervisor:
         if self._signals > 1:
             self._send(signal.SIGKILL)
 
+    def _is_silent(self, reports: Reports, now: float) -> bool:
+        return now - max(reports.at, self._awake_since) >= self._silent_s
+
     def _look_after(self, child: _Child) -> None:
         now = time.monotonic()
         if child.process is None or child.reports is None:
@@ -101,7 +111,7 @@ class Supervisor:
         child.reports.read()
         code = child.process.poll()
         if code is None:
-            if child.reports.latest is not None and now - child.reports.at >= self._silent_s:
+            if child.reports.latest is not None and self._is_silent(child.reports, now):
                 runtime_log.error(
                     f"Worker process {child.number} was silent for {self._silent_s:.0f} s; killing it",
                     worker_id=child.reports.latest.worker,

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import random
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
+
+from django.db import InterfaceError, OperationalError
 
 from duroxide_django.conf import settings
 from duroxide_django.engine import events, messages
@@ -27,6 +30,7 @@ from duroxide_django.storage import client_reads
 from duroxide_django.storage.activities import Finished
 from duroxide_django.storage.commits import Commit
 from duroxide_django.storage.database import Database
+from duroxide_django.storage.health import DATABASE_FAILED
 from duroxide_django.storage.turns import Claimed, Parked, StoredEvent, decode
 from duroxide_django.tracing import span
 
@@ -84,10 +88,21 @@ class Computed:
 class TurnComputer:
     """Runs turns; pure computing but for KV cross-reads."""
 
-    def __init__(self, registry: Registry, config: Config, db: Database) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        config: Config,
+        db: Database,
+        asking_database: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        """
+        Args:
+            asking_database: encloses what may wait for the database.
+        """
         self.registry = registry
         self.config = config
         self.db = db
+        self.asking_database = asking_database
 
     def compute(self, work: Work, now_ms: int) -> Computed | Parked:
         """Return the turn of ``work``.
@@ -113,6 +128,9 @@ class TurnComputer:
             return self._unreadable(work, str(exc), now_ms)
         except CorruptHistory as exc:
             return self._blocked(work, {"reason": "corrupt_history", "message": str(exc)}, now_ms)
+        except (OperationalError, InterfaceError) as exc:
+            # A read from another instance: no fault of this one.
+            return self._parked(work, {"reason": DATABASE_FAILED, "message": f"{type(exc).__name__}: {exc}"})
         except Exception as exc:
             log_exception("A turn failed inside the engine", exc, **_ids(claimed))
             blocked = {"reason": "engine_error", "message": f"{type(exc).__name__}: {exc}"}
@@ -186,7 +204,8 @@ class TurnComputer:
             )
 
         def read_kv(instance_id: str, key: str) -> str | None:
-            return client_reads.kv_value(self.db, instance_id, key)
+            with self.asking_database():
+                return client_reads.kv_value(self.db, instance_id, key)
 
         return TurnEnvironment(
             now_ms=now_ms,

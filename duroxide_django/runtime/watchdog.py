@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: A loop that has not turned for so long, in seconds, hangs, also outside a turn.
 LIVE_S = 30.0
+#: A look at the loop that is so late, in seconds, means that the whole process stood still.
+_OVERSLEPT_S = 2.0
 #: The innermost frames tell where a function hangs.
 _FRAMES = 6
 #: Giving back what the process holds may take so long, in seconds; after that its leases have to run out.
@@ -47,6 +49,7 @@ class Watchdog(threading.Thread):
         super().__init__(name="duroxide-watchdog", daemon=True)
         self._found: str | None = None
         self._gives_back_until = 0.0
+        self._awake_since = float("-inf")
         self._loop = loop
         self._timeout_s = loop.config.turn_timeout_ms / 1000
         self._ended = threading.Event()
@@ -63,7 +66,14 @@ class Watchdog(threading.Thread):
     def run(self) -> None:
         """See Thread."""
         try:
-            while not self._ended.wait(min(1.0, self._timeout_s / 4)):
+            pause_s = min(1.0, self._timeout_s / 4)
+            looked_at = time.monotonic()
+            while not self._ended.wait(pause_s):
+                now = time.monotonic()
+                if now - looked_at > pause_s + _OVERSLEPT_S:
+                    # The process was stopped, and the loop with it: neither could have done anything.
+                    self._awake_since = now
+                looked_at = now
                 hangs = self.loop_hangs()
                 if hangs and self._found is None:
                     self._report()
@@ -75,11 +85,13 @@ class Watchdog(threading.Thread):
 
     def loop_hangs(self) -> bool:
         """Return whether the loop has computed for too long; waiting for the database is not hanging."""
-        loop, now = self._loop, time.monotonic()
-        turn = loop.dispatcher.turn
+        dispatcher, now = self._loop.dispatcher, time.monotonic()
+        turn = dispatcher.turn
+        if dispatcher.asked_at is not None:
+            return False
         if turn is not None:
-            return now - turn[1] >= self._timeout_s
-        return loop.dispatcher.asked_at is None and now - loop.dispatcher.moved_at >= max(LIVE_S, self._timeout_s)
+            return now - max(turn[1], self._awake_since) >= self._timeout_s
+        return now - max(dispatcher.moved_at, self._awake_since) >= max(LIVE_S, self._timeout_s)
 
     def _report(self) -> None:
         turn = self._loop.dispatcher.turn
@@ -137,7 +149,8 @@ class Watchdog(threading.Thread):
         with db.atomic():
             turns.park(db, [*parked, *dispatcher.parked])
             activities.complete(db, finished)
-            activities.release(db, loop.slots.tasks())
+            activities.release(db, loop.slots.unstarted())
+            activities.release(db, loop.slots.tasks(), begun=True)
             workers.remove(db, loop.config.worker_id)
             if loop.config.owner == loop.config.worker_id:
                 workers.release_sessions(db, owner=loop.config.owner)

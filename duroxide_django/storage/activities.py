@@ -395,15 +395,22 @@ def still_wanted(db: Database, tasks: Sequence[Task]) -> set[int]:
     return {key for (key,) in db.fetch(f"SELECT id FROM duroxide_activity_task WHERE {condition}", parameters)}
 
 
-def release(db: Database, tasks: Sequence[Task], *, delay_ms: int = 0, error: str | None = None) -> None:
-    """Give leased tasks back; the fetch doesn't count unless ``error`` is given."""
+def release(
+    db: Database, tasks: Sequence[Task], *, delay_ms: int = 0, error: str | None = None, begun: bool = False
+) -> None:
+    """Give leased tasks back; the fetch doesn't count unless ``error`` is given.
+
+    Args:
+        begun: they ran, so their schedule-to-start time has been kept.
+    """
     if not tasks:
         return
     condition, parameters = _leased(db, tasks)
     db.execute(
         f"""
         UPDATE duroxide_activity_task SET lease_token = NULL, lease_until_ms = 0, worker = NULL,
-            attempts = attempts - %s, visible_at_ms = {db.now} + %s, last_error = COALESCE(%s, last_error)
+            attempts = attempts - %s, visible_at_ms = {db.now} + %s, last_error = COALESCE(%s, last_error),
+            start_by_ms = {"NULL" if begun else "start_by_ms"}
         WHERE {condition}""",
         [0 if error else 1, delay_ms, seal(error), *parameters],
     )

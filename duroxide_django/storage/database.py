@@ -14,7 +14,7 @@ from django.utils.connection import ConnectionDoesNotExist
 from duroxide_django.conf import settings
 from duroxide_django.exceptions import ConfigurationError
 from duroxide_django.storage.clock import virtual_now_ms
-from duroxide_django.storage.fast import fast_cursor, prepared_cursor, set_up
+from duroxide_django.storage.fast import fast_cursor, keep_alive, prepared_cursor, set_up
 from duroxide_django.storage.features import Columns, Features, features_of
 from duroxide_django.storage.payloads import seal_rows
 
@@ -59,6 +59,8 @@ class Database:
 
     def set_up(self) -> None:
         """Connect and set up the connection of ``for_loop``; cheap if that is done; outside of transactions."""
+        if self.features.has_prepared_statements:
+            keep_alive(self.connection)
         if self._fast:
             set_up(self.connection)
 

@@ -20,6 +20,18 @@ PLANNER_OPTIONS = (
     "SET enable_material = off; SET plan_cache_mode = force_generic_plan"
 )
 
+#: libpq's options for a server whose host is gone without a word: noticed after a minute, not after two hours. Those
+#: of the alias's OPTIONS have precedence.
+KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
+
+
+def keep_alive(connection: BaseDatabaseWrapper) -> None:
+    """Let a connection that is not open yet notice a server that is gone; one of a pool is left as it is."""
+    options: dict[str, Any] = connection.settings_dict["OPTIONS"]
+    if connection.connection is None and not options.get("pool") and not options.keys() >= KEEPALIVES.keys():
+        # This thread's own copy: the dictionary is shared by all threads.
+        connection.settings_dict = {**connection.settings_dict, "OPTIONS": {**KEEPALIVES, **options}}
+
 
 def set_up(connection: BaseDatabaseWrapper) -> None:
     """Make a connection the engine loop's own, unless it is; call it outside of transactions."""

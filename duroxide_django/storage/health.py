@@ -23,6 +23,10 @@ EXPIRING_ATTEMPTS = 3
 
 #: The reason recorded for an instance that an operator paused.
 PAUSED = "paused"
+#: A paused instance is leased to nobody until then (the year 9999), in epoch milliseconds.
+FOR_EVER_MS = 253_402_214_400_000
+#: The reason recorded for an instance whose turn could not read what it asked the database for.
+DATABASE_FAILED = "database_failed"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -81,6 +85,8 @@ _BLOCKED_CURES = {
     "it is tried again by itself.",
     "hanging_turn": "The orchestration function does not come to its next yield: mend the loop or the blocking call at "
     "the named place and deploy. It fails as poison when its attempts are used up.",
+    DATABASE_FAILED: "A read from another instance's KV failed, see the message; it is tried again by itself, and does "
+    "not count as an attempt.",
     "engine_error": "This is a defect of the engine; please report it with the log's traceback.",
     "no_start": "Its start message is gone. Cancel it with force and start it anew.",
     PAUSED: "Resume it when the reason has gone: manage.py duroxide resume ID.",

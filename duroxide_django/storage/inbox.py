@@ -212,3 +212,19 @@ def _make_claimable(db: Database, instance_id: str) -> None:
         "UPDATE duroxide_instance SET lease_until_ms = 0 WHERE instance_id = %s AND lease_token IS NULL",
         [instance_id],
     )
+
+
+def remove_orphans(db: Database, *, older_than_ms: int) -> int:
+    """Delete messages of instances that are gone; returns how many.
+
+    A message takes no lock on its instance's row, so one that is sent while the instance is being deleted stays.
+
+    Args:
+        older_than_ms: milliseconds for which they could have been taken.
+    """
+    return db.execute(
+        f"""
+        DELETE FROM duroxide_message WHERE visible_at_ms <= {db.now} - %s AND NOT EXISTS (
+            SELECT 1 FROM duroxide_instance i WHERE i.id = duroxide_message.instance_id)""",
+        [older_than_ms],
+    )

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from duroxide_django.engine import messages
 from duroxide_django.storage.database import Database
-from duroxide_django.storage.health import PAUSED
+from duroxide_django.storage.health import FOR_EVER_MS, PAUSED
 from duroxide_django.storage.inbox import Outgoing, send
 from duroxide_django.storage.payloads import seal_blocked
-
-#: A paused instance is leased to nobody until then (the year 9999), in epoch milliseconds.
-FOR_EVER_MS = 253_402_214_400_000
 
 
 def pause(db: Database, instance_id: str, *, message: str) -> bool:
@@ -85,7 +82,8 @@ def hurry(db: Database, instance_id: str, event_id: int) -> str | None:
     """
     found = db.fetch(
         f"""
-        UPDATE duroxide_activity_task SET visible_at_ms = {db.now}, attempts = 0
+        UPDATE duroxide_activity_task SET visible_at_ms = {db.now}, attempts = 0,
+            start_by_ms = CASE WHEN attempts = 0 THEN start_by_ms END
         WHERE {_OF_CURRENT} AND lease_until_ms <= {db.now} RETURNING name""",
         [instance_id, event_id, instance_id],
     )

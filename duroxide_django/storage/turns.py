@@ -442,8 +442,20 @@ def park(db: Database, parked: Sequence[Parked]) -> None:
 
 
 def discard(db: Database, claimed: Sequence[tuple[Claimed, Sequence[int]]]) -> None:
-    """Delete messages that have no effect any more, and give their instances back."""
-    delete_messages(db, [(item.key, key) for item, ids in claimed for key in ids])
+    """Delete messages that have no effect any more, and give their instances back.
+
+    An instance that an operator reopened after it was read keeps them: they may be the ones that were sent for that.
+    """
+    keys = [(item.key, key) for item, ids in claimed for key in ids]
+    if keys:
+        condition, parameters = db.keyed("duroxide_message", keys)
+        db.execute(
+            f"""
+            DELETE FROM duroxide_message WHERE {condition} AND EXISTS (
+                SELECT 1 FROM duroxide_instance i
+                WHERE i.id = duroxide_message.instance_id AND i.status IN ('Completed', 'Failed'))""",
+            parameters,
+        )
     park(db, [Parked(claimed=item, delay_ms=0, blocked=None) for item, _ in claimed])
 
 

@@ -105,6 +105,29 @@ class TestRewind:
         program.drain()
         assert client.get_status("one").output == [0, 1, 2, 3]
 
+    @pytest.mark.parametrize("event_id", [0, 2])
+    def test_of_a_paused_instance_leaves_it_paused(self, client, program, event_id):
+        """It goes on from there when it is resumed."""
+        program.activity("Work")(lambda ctx, value: value)
+
+        @program.orchestration("Flow")
+        def flow(ctx, _):
+            first = yield ctx.schedule_activity("Work", 1)
+            return [first, (yield ctx.wait_for_event("Go"))]
+
+        client.start_orchestration("one", "Flow")
+        program.drain()
+        client.pause_instance("one", reason="stocktaking", actor="ann")
+        paused = client.get_blocked("one")
+        client.rewind_instance("one", event_id)
+        client.raise_event("one", "Go", 2)
+        program.drain()
+        assert client.get_blocked("one") == paused
+        assert len(kinds(client, "one", 1)) == event_id
+        client.resume_instance("one")
+        program.drain()
+        assert client.get_status("one").output == [1, 2]
+
     def test_runs_activities_again_or_keeps_their_results(self, client, flows, calls):
         @flows.orchestration("Two")
         def two(ctx, _):

@@ -25,6 +25,7 @@ from duroxide_django.storage import activities, turns
 from duroxide_django.storage.database import Database
 from duroxide_django.testing import virtual_clock
 from tests.conftest import BACKENDS, empty_tables
+from tests.properties.histories import check_history
 
 #: Longer than any lease: after a crash this time passes before others may take over.
 AFTER_LEASES_S = 61
@@ -274,24 +275,6 @@ def result_of(alias, program, *, crash_share=0.0, seed=0):
 def vars_of(depths):
     """Return the counts of queue depths by name."""
     return {name: getattr(depths, name) for name in ("orchestrator_queue", "worker_queue", "timer_queue")}
-
-
-def check_history(client, instance_id):
-    """Every schedule event has one completion at the most, ids have no gaps, the terminal event is last."""
-    for execution_id in client.list_executions(instance_id):
-        events = client.read_execution_history(instance_id, execution_id)
-        assert [event.event_id for event in events] == list(range(1, len(events) + 1))
-        completions = [
-            event.source_event_id
-            for event in events
-            if event.kind.endswith(("Completed", "Failed", "Fired")) and event.source_event_id is not None
-        ]
-        assert len(completions) == len(set(completions))
-        assert events[-1].kind in (
-            "OrchestrationCompleted",
-            "OrchestrationFailed",
-            "OrchestrationContinuedAsNew",
-        )
 
 
 def one_event_each(program):

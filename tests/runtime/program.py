@@ -5,12 +5,19 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from django.db import connections, transaction
 
 from duroxide_django import Runtime, RuntimeOptions
 from duroxide_django.engine.registry import Registry
+from duroxide_django.runtime.claiming import QUICK_TURNS
+from duroxide_django.runtime.config import resolve
+from duroxide_django.runtime.dispatcher import Dispatcher
+from duroxide_django.runtime.metrics import Metrics
+from duroxide_django.runtime.slots import InlineSlots
+from duroxide_django.storage.database import Database
 from duroxide_django.testing import drain
 
 #: Everything the project stores, for counting rows.
@@ -59,6 +66,30 @@ class Program:
     def runtime(self, **options):
         """Return a runtime, not started."""
         return Runtime(options=RuntimeOptions(**options), using=self.alias, registry=self.registry)
+
+    def dispatcher(self, **config):
+        """Return a worker without a thread: what it does, and when, is up to the test (see ``work``)."""
+        return make_dispatcher(self.registry, Database(self.alias), **config)
+
+
+def make_dispatcher(registry, db, **config):
+    """Return a worker without a thread; ``config`` replaces fields of its configuration."""
+    resolved = replace(resolve(None), **config)
+    return Dispatcher(registry, resolved, db, InlineSlots(registry, resolved, db, lambda: None), Metrics())
+
+
+def take_for_quick(dispatcher, *names):
+    """Let a worker take turns of these orchestrations for quick: it needs no lease for them."""
+    for name in names:
+        for _ in range(QUICK_TURNS):
+            dispatcher.claimer.note_turn(name, 0.0)
+
+
+def work(dispatcher):
+    """Let a worker do all that it can."""
+    dispatcher.claims = dispatcher.fetches = True
+    while dispatcher.iterate() | dispatcher.slots.work():
+        pass
 
 
 @pytest.fixture
@@ -110,6 +141,15 @@ def start_runtime(program, gate):
     gate.open()
     for runtime in reversed(made):
         runtime.shutdown()
+
+
+@pytest.fixture
+def holder(postgres_url):
+    """Another connection to PostgreSQL, which holds locks until its transaction ends."""
+    import psycopg
+
+    with psycopg.connect(postgres_url) as holder:
+        yield holder
 
 
 @pytest.fixture

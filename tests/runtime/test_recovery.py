@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from django.db import connections
+from django.db import OperationalError, connections
 
 from duroxide_django import Client, PostgresProvider, Runtime
+from duroxide_django.runtime.listener import DataVersion
 
 
 def steps_of(runtime):
@@ -86,6 +87,27 @@ class TestCrashedServer:
             connections[provider.alias].close()
             del connections[provider.alias]
             del connections.databases[provider.alias]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+class TestALockedFile:
+    def test_ends_no_idle_worker(self, client, program, monkeypatch, wait_until):
+        """Without WAL a writer keeps readers out, also the one that asks whether there is something new."""
+        failures = [OperationalError("database is locked")] * 3
+        changed = DataVersion.changed
+
+        def locked(version):
+            if failures:
+                raise failures.pop()
+            return changed(version)
+
+        monkeypatch.setattr(DataVersion, "changed", locked)
+        steps_of(runtime := program.runtime())
+        with runtime:
+            wait_until(lambda: not failures)
+            client.start_orchestration("steps-1", "Steps", 3)
+            client.raise_event("steps-1", "go")
+            assert client.wait_for_orchestration("steps-1", 20_000).output == 4
 
 
 def _all_wait(client, count):

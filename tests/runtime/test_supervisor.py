@@ -95,6 +95,31 @@ class TestSilence:
         assert "Worker process 0 was silent for 1 s; killing it" in lines()[0]
         assert "Worker process 0 ended with -9; restarting" in "".join(lines())
 
+    def test_of_a_child_that_stood_still_with_its_supervisor_is_forgiven(self, supervise, wait_until, tmp_path):
+        """A container that was paused: the child could not report, and goes on."""
+        mark = tmp_path / "child"
+        code = (
+            "import json, os, pathlib, time; fd = int(os.environ['DUROXIDE_HEALTH_FD']);"
+            "line = json.dumps(dict(worker='w', live=True, ready=True, counters={})) + chr(10);\n"
+            "while True:\n"
+            "    os.write(fd, line.encode()); time.sleep(0.1)\n"
+            f"    pathlib.Path({str(mark)!r}).write_text(str(os.getpid()))"
+        )
+        process, lines = supervise(code, silent_s=3)
+        wait_until(lambda: mark.exists() and mark.read_text(), timeout_s=60)
+        both = [process.pid, int(mark.read_text())]
+        for pid in reversed(both):
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.5)  # The supervisor reads all that was reported, so that the next report is a late one.
+        time.sleep(4)
+        for pid in both:
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(0.5)
+        mark.unlink()
+        wait_until(lambda: mark.exists() and mark.read_text(), timeout_s=60)
+        assert int(mark.read_text()) == both[1]
+        assert lines() == []
+
     def test_of_a_child_that_still_starts_is_patience(self, supervise):
         """Importing a large project takes its time."""
         process, lines = supervise("import time; time.sleep(600)", silent_s=0.5)

@@ -10,14 +10,12 @@ from django.db import OperationalError
 
 from duroxide_django.engine.registry import Registry
 from duroxide_django.models import ActivityTask, HistoryEvent, Instance, Message
-from duroxide_django.runtime.claiming import FRESH_MS, PATIENCE_MS, QUICK_TURNS
+from duroxide_django.runtime.claiming import FRESH_MS, PATIENCE_MS
 from duroxide_django.runtime.config import resolve
-from duroxide_django.runtime.dispatcher import Dispatcher
 from duroxide_django.runtime.loop import Loop
-from duroxide_django.runtime.metrics import Metrics
-from duroxide_django.runtime.slots import InlineSlots
 from duroxide_django.storage import turns
 from duroxide_django.storage.database import Database
+from tests.runtime.program import make_dispatcher, take_for_quick, work
 
 KNOWN = ["Sum@", "Sum@1.0.0"]
 
@@ -139,23 +137,12 @@ def make_worker(registry, backend):
     """Return a dispatcher that takes Sum for quick and needs no lease for what is fresh, with its slots."""
 
     def make():
-        config = resolve(None)
-        database = Database(backend)
-        slots = InlineSlots(registry, config, database, lambda: None)
-        dispatcher = Dispatcher(registry, config, database, slots, Metrics())
+        dispatcher = make_dispatcher(registry, Database(backend))
         dispatcher.claimer.fresh_ms = sys.maxsize
-        for _ in range(QUICK_TURNS):
-            dispatcher.claimer.note_turn("Sum", 0.0)
+        take_for_quick(dispatcher, "Sum")
         return dispatcher
 
     return make
-
-
-def work(dispatcher):
-    """Let a worker do all that it can."""
-    dispatcher.claims = dispatcher.fetches = True
-    while dispatcher.iterate() | dispatcher.slots.work():
-        pass
 
 
 class TestTurns:
@@ -294,6 +281,36 @@ class TestAFailedTransaction:
         work(dispatcher)
         assert client.get_status("sum-1").output == 3
         assert ran == ["sum-1"]
+
+
+@pytest.mark.parametrize("backend", ["postgres"], indirect=True)
+class TestALockedInstance:
+    """As an operator's verb locks it inside a longer transaction; its turn can't be committed meanwhile."""
+
+    @pytest.fixture
+    def locked(self, client, holder):
+        client.start_orchestration("sum-1", "Sum", [1, 2])
+        holder.execute("SELECT 1 FROM duroxide_instance FOR UPDATE")
+
+    def test_lets_the_worker_rest(self, client, locked, holder, make_worker, ran):
+        """It doesn't compute the same turn over and over."""
+        dispatcher = make_worker()
+        looks = 0
+        while dispatcher.iterate() | dispatcher.slots.work():
+            looks += 1
+            assert looks < 10
+        assert client.read_execution_history("sum-1", 1) == []
+        holder.rollback()
+        work(dispatcher)
+        assert client.get_status("sum-1").output == 3
+        assert ran == ["sum-1"]
+
+    def test_keeps_nobody_else(self, client, locked, make_worker, ran):
+        """Others are computed as ever."""
+        client.start_orchestration("sum-2", "Sum", [3, 4])
+        work(make_worker())
+        assert client.get_status("sum-2").output == 7
+        assert ran == ["sum-2"]
 
 
 class TestWhoLeads:

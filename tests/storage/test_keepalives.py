@@ -1,0 +1,50 @@
+"""A PostgreSQL whose host is gone without a word: the worker's connections notice after a minute."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import connections
+
+from duroxide_django.storage.database import Database
+
+pytestmark = pytest.mark.parametrize("backend", ["postgres"], indirect=True)
+
+
+@pytest.fixture
+def connected(backend):
+    """Return the parameters with which the loop's connection of this thread was made."""
+    connection = connections[backend]
+    before = connection.settings_dict
+    connection.close()
+
+    def parameters():
+        Database(backend).for_loop().set_up()
+        connection.ensure_connection()
+        return connection.connection.info.get_parameters()
+
+    yield parameters
+    connection.close()
+    connection.settings_dict = before
+
+
+def test_the_loops_connection_is_kept_under_watch(connected):
+    assert connected().items() >= {"keepalives_idle": "30", "tcp_user_timeout": "60000"}.items()
+
+
+def test_other_threads_connect_as_the_project_says(connected, backend):
+    """The alias's settings, which all threads share, are left alone."""
+    connected()
+    assert "keepalives_idle" not in connections.databases[backend].get("OPTIONS", {})
+
+
+def test_the_projects_own_options_have_precedence(connected, backend):
+    connection = connections[backend]
+    options = {**connection.settings_dict["OPTIONS"], "keepalives_idle": 300}
+    connection.settings_dict = {**connection.settings_dict, "OPTIONS": options}
+    assert connected().items() >= {"keepalives_idle": "300", "tcp_user_timeout": "60000"}.items()
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_with_and_without_prepared_statements(connected, settings, prepared):
+    settings.DUROXIDE = {**settings.DUROXIDE, "PREPARED_STATEMENTS": prepared}
+    assert connected()["keepalives_interval"] == "10"
