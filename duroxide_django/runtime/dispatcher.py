@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
-from django.db import DatabaseError, InterfaceError, OperationalError
-
 from duroxide_django import wakeups
 from duroxide_django.engine.outcome import ContinuedAsNew
 from duroxide_django.engine.registry import Registry
@@ -24,6 +22,7 @@ from duroxide_django.logs import describe, runtime_log
 from duroxide_django.runtime import accounting
 from duroxide_django.runtime.cache import Cache, Cached
 from duroxide_django.runtime.claiming import SUSPECT_DELAY_MS, Claimer, Look
+from duroxide_django.runtime.committing import CAREFUL_S, BatchRefused, Committer
 from duroxide_django.runtime.config import Config
 from duroxide_django.runtime.metrics import Metrics
 from duroxide_django.runtime.slots import Slots
@@ -35,15 +34,15 @@ from duroxide_django.storage.commits import Commit, Committed
 from duroxide_django.storage.database import Database, new_token
 from duroxide_django.storage.turns import Claimed, Parked
 
-#: After a turn was overtaken by another worker, turns are committed carefully for so long, in seconds.
-CAREFUL_S = 1.0
-
 #: After the database failed, everything is leased for so long, in seconds: where nothing can be written, a look that
 #: only reads would seem to say that all is well.
 DISTRUST_S = 10.0
 
 #: Turns are computed for this share of a lease, then what is done is committed: nobody else must take it over.
 _BATCH_SHARE = 1 / 3
+
+#: So long after a turn was overtaken the queue is looked at again, milliseconds.
+OVERTAKEN_MS = 50
 
 #: An activity that the database's failure ended is tried again after so many milliseconds.
 INTERRUPTED_DELAY_MS = 1_000
@@ -70,14 +69,6 @@ class _Taken:
         return bool(self.parked or self.discarded or self.interrupted)
 
 
-class _BatchRefused(Exception):
-    """The database refused the rows of some turn of a batch."""
-
-    def __init__(self, error: DatabaseError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
 class Dispatcher:
     """State between iterations. One thread uses it at a time."""
 
@@ -96,6 +87,7 @@ class Dispatcher:
         self.registry = registry
         self.cache = Cache(config.cache_executions, config.cache_bytes)
         self.claimer = Claimer(registry, config, db, self.cache, metrics)
+        self.committer = Committer(config, db, metrics, self.claimer)
         self.computer = TurnComputer(registry, config, db, self.asking_database)
         self.pending: list[Computed] = []
         self.parked: list[Parked] = []
@@ -123,7 +115,7 @@ class Dispatcher:
         # Told what each look at a queue gave.
         self.found: Callable[[str, int, bool], None] = lambda _what, _count, _plenty: None
         self.next_timer_ms: int | None = None
-        self._careful_until = float("-inf")
+        self._again_ms: int | None = None
         self._database_ms: int | None = None
         self._database_at = 0.0
 
@@ -209,41 +201,36 @@ class Dispatcher:
 
         A look without a lease then follows without one; a lease would need a second transaction.
         """
-        if not (taken.turns and self._is_hasty() and self.claimer.reads_fresh()):
+        if not (taken.turns and self.committer.is_hasty() and self.claimer.reads_fresh()):
             return
         if taken.foreign or taken.givings_back or not all(commits.self_contained(item.commit) for item in taken.turns):
             return
         try:
-            committed = self._commit_in_one_go(taken.turns)
-        except (commits.Overtaken, _BatchRefused):
+            committed = self.committer.in_one_go(taken.turns)
+        except (commits.Overtaken, BatchRefused):
             # The long way finds out which turn it was.
-            self._careful_until = time.monotonic() + CAREFUL_S
+            self.committer.be_careful()
             return
         computed, taken.turns = taken.turns, []
         self._keep_executions(computed, committed)
         self._after_commit(computed, committed)
 
-    def _is_hasty(self) -> bool:
-        """Return whether commits may take their guards for granted."""
-        return self.db.is_fast and time.monotonic() >= self._careful_until
-
     def _transact_somehow(
         self, taken: _Taken, capacity: int, *, claiming: bool
     ) -> tuple[Committed, list[Work], list[Task]]:
         """Do the iteration's transaction the fastest way that works; see ``_transact``."""
-        commit = self._commit_in_one_go if self._is_hasty() else self._commit
+        commit = self.committer.in_one_go if self.committer.is_hasty() else self.committer.step_by_step
         while True:
             try:
                 return self._transact(taken, capacity, commit, claiming=claiming)
             except commits.Overtaken:
-                # Others work on the same instances: it will happen again soon.
-                self._careful_until = time.monotonic() + CAREFUL_S
-                commit = self._commit
-            except _BatchRefused as refused:
+                self.committer.be_careful()
+                commit = self.committer.step_by_step
+            except BatchRefused as refused:
                 runtime_log.warning(
                     "The database refused a batch of turns; committing them one by one", error=describe(refused.error)
                 )
-                commit = self._commit_apart
+                commit = self.committer.apart
 
     def _transact(
         self, taken: _Taken, capacity: int, commit: Callable[[list[Computed]], Committed], *, claiming: bool
@@ -310,59 +297,6 @@ class Dispatcher:
         foreign, self.foreign = self.foreign, []
         return foreign
 
-    def _commit(self, computed: list[Computed], write: Callable[..., Committed] = commits.commit) -> Committed:
-        """Commit turns together, without a savepoint, which would cost two round trips and a transaction id."""
-        try:
-            return self._write([item.commit for item in computed], write)
-        except (OperationalError, InterfaceError):
-            raise
-        except DatabaseError as exc:
-            raise _BatchRefused(exc) from exc
-
-    def _commit_in_one_go(self, computed: list[Computed]) -> Committed:
-        return self._commit(computed, commits.commit_in_one_go)
-
-    def _commit_apart(self, computed: list[Computed]) -> Committed:
-        """Commit each turn in a savepoint of its own, so that a refused one spoils no other."""
-        together = Committed()
-        for item in computed:
-            self._commit_alone(item.commit, together)
-        return together
-
-    def _commit_alone(self, commit: Commit, together: Committed) -> None:
-        try:
-            with self.db.atomic():
-                alone = self._write([commit])
-        except (OperationalError, InterfaceError):
-            raise
-        except DatabaseError as exc:
-            self.metrics.add("provider_errors")
-            runtime_log.error(
-                f"The database refused a turn: {describe(exc)}",
-                instance_id=commit.claimed.instance_id,
-                execution_id=commit.execution_id,
-            )
-            blocked: dict[str, object] = {"reason": "refused_by_database", "message": f"{type(exc).__name__}: {exc}"}
-            if commit.claimed.token is not None:
-                turns.park(
-                    self.db,
-                    [Parked(claimed=commit.claimed, delay_ms=1_000, blocked=blocked, keep_attempt=True)],
-                )
-            else:
-                self.claimer.lease_for(CAREFUL_S)
-                together.accepted += activities.complete(self.db, commit.finished)
-                together.wakes = True
-            return
-        together.done |= alone.done
-        together.tasks.update(alone.tasks)
-        together.timers_ms += alone.timers_ms
-        together.wakes = together.wakes or alone.wakes
-        together.offered = together.offered or alone.offered
-        together.accepted += alone.accepted
-
-    def _write(self, batch: list[Commit], write: Callable[..., Committed] = commits.commit) -> Committed:
-        return write(self.db, batch, lease_ms=self.config.activity_lease_ms, worker=self.config.worker_id)
-
     def _claim(self, *, relaxed: bool) -> list[Work]:
         self.claims = False
         look = Look()
@@ -375,7 +309,9 @@ class Dispatcher:
         self.claims = self._own_messages = look.more
         self.suspect = self.suspect or look.suspect
         self.found(wakeups.TURNS, look.instances, look.instances >= self.config.batch // 2)
-        self.next_timer_ms = look.next_ms
+        if self._again_ms is not None and self._again_ms <= self.now_ms():
+            self._again_ms = None
+        self.next_timer_ms = min(filter(None, (look.next_ms, self._again_ms)), default=None)
         if look.instances:
             self._set_clock(look.now_ms)
         return look.works
@@ -499,6 +435,10 @@ class Dispatcher:
         for fire_at_ms in committed.timers_ms:
             if self.next_timer_ms is None or fire_at_ms < self.next_timer_ms:
                 self.next_timer_ms = fire_at_ms
+        if any(item.commit.claimed.key not in committed.done for item in computed):
+            # Who has the row now may tell nobody of what is left.
+            self._again_ms = self.now_ms() + OVERTAKEN_MS
+            self.next_timer_ms = min(self._again_ms, self.next_timer_ms or self._again_ms)
         for item in computed:
             if item.commit.claimed.key in committed.done:
                 accounting.count_turn(self.metrics, item.commit)
@@ -531,10 +471,11 @@ class Dispatcher:
             commit, execution = item.commit, item.execution
             claimed = commit.claimed
             if claimed.key not in committed.done:
-                # Another worker's turn, or a deletion, was faster. Or somebody holds the row's lock: a claim with
-                # leases passes it over, a look without would come back at once.
+                # Another worker's turn, or a deletion, was faster; or somebody holds the row's lock.
                 self.claims = True
-                self.claimer.lease_for(CAREFUL_S)
+                if claimed.token is None and not commit.finished:
+                    # A claim with leases passes it over, a look without would come back at once.
+                    self.claimer.lease_for(CAREFUL_S)
                 runtime_log.info("A computed turn was overtaken and thrown away", instance_id=claimed.instance_id)
             elif execution is not None and commit.result.outcome is None:
                 claimed.token = None

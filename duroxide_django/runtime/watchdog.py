@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 #: A loop that has not turned for so long, in seconds, hangs, also outside a turn.
 LIVE_S = 30.0
-#: A look at the loop that is so late, in seconds, means that the whole process stood still.
+#: A look at the loop that is so late, in seconds, means that the whole process stood still, unless it was busy.
 _OVERSLEPT_S = 2.0
 #: The innermost frames tell where a function hangs.
 _FRAMES = 6
@@ -67,13 +67,13 @@ class Watchdog(threading.Thread):
         """See Thread."""
         try:
             pause_s = min(1.0, self._timeout_s / 4)
-            looked_at = time.monotonic()
+            looked_at, used = time.monotonic(), time.process_time()
             while not self._ended.wait(pause_s):
                 now = time.monotonic()
-                if now - looked_at > pause_s + _OVERSLEPT_S:
-                    # The process was stopped, and the loop with it: neither could have done anything.
+                # Stopped, with the loop, which could not have done anything; or a turn holds the interpreter.
+                if now - looked_at > pause_s + _OVERSLEPT_S and time.process_time() - used < (now - looked_at) / 2:
                     self._awake_since = now
-                looked_at = now
+                looked_at, used = now, time.process_time()
                 hangs = self.loop_hangs()
                 if hangs and self._found is None:
                     self._report()
@@ -86,8 +86,9 @@ class Watchdog(threading.Thread):
     def loop_hangs(self) -> bool:
         """Return whether the loop has computed for too long; waiting for the database is not hanging."""
         dispatcher, now = self._loop.dispatcher, time.monotonic()
-        turn = dispatcher.turn
-        if dispatcher.asked_at is not None:
+        # In this order: the loop puts the turn's beginning off before it says that it asks no more.
+        asked_at, turn = dispatcher.asked_at, dispatcher.turn
+        if asked_at is not None:
             return False
         if turn is not None:
             return now - max(turn[1], self._awake_since) >= self._timeout_s

@@ -214,17 +214,28 @@ def _make_claimable(db: Database, instance_id: str) -> None:
     )
 
 
+#: As many messages are looked at for whether their instance is gone.
+_OLDEST = 10_000
+
+
 def remove_orphans(db: Database, *, older_than_ms: int) -> int:
     """Delete messages of instances that are gone; returns how many.
 
-    A message takes no lock on its instance's row, so one that is sent while the instance is being deleted stays.
+    A message takes no lock on its instance's row, so one that is sent while the instance is being deleted stays. As
+    nobody takes it, it comes to be among the oldest; only these are looked at.
 
     Args:
         older_than_ms: milliseconds for which they could have been taken.
     """
-    return db.execute(
+    orphans = db.fetch(
         f"""
-        DELETE FROM duroxide_message WHERE visible_at_ms <= {db.now} - %s AND NOT EXISTS (
-            SELECT 1 FROM duroxide_instance i WHERE i.id = duroxide_message.instance_id)""",
-        [older_than_ms],
+        SELECT m.instance_id, m.id FROM (
+            SELECT instance_id, id FROM duroxide_message WHERE visible_at_ms <= {db.now} - %s
+            ORDER BY visible_at_ms, id LIMIT %s) AS m
+        WHERE NOT EXISTS (SELECT 1 FROM duroxide_instance i WHERE i.id = m.instance_id)""",
+        [older_than_ms, _OLDEST],
     )
+    if not orphans:
+        return 0
+    condition, parameters = db.keyed("duroxide_message", orphans)
+    return db.execute(f"DELETE FROM duroxide_message WHERE {condition}", parameters)

@@ -74,7 +74,8 @@ def drain(
         for _ in range(max_steps):
             dispatcher.claims = dispatcher.fetches = True
             more = dispatcher.iterate()
-            parked.update(item.claimed.key for item in dispatcher.parked if not keeps_trying)
+            if not keeps_trying:
+                parked.update(item.claimed.key for item in dispatcher.parked if item.blocked is not None)
             worked = slots.work()
             ran += worked
             if more or worked:

@@ -141,7 +141,7 @@ class World:
         worker.claimer.fresh_ms = self.dice.choice([None, 20, sys.maxsize])
         # These times are by the real clock, on which next to nothing passes here.
         worker.claimer._leases_until = float("-inf")
-        worker._careful_until = self.dice.choice([float("-inf"), float("inf")])
+        worker.committer.careful_until = self.dice.choice([float("-inf"), float("inf")])
         worker.claims = self.dice.random() < 0.8
         worker.fetches = self.dice.random() < 0.7
         worker.iterate()

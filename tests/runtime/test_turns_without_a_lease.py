@@ -12,6 +12,7 @@ from duroxide_django.engine.registry import Registry
 from duroxide_django.models import ActivityTask, HistoryEvent, Instance, Message
 from duroxide_django.runtime.claiming import FRESH_MS, PATIENCE_MS
 from duroxide_django.runtime.config import resolve
+from duroxide_django.runtime.dispatcher import OVERTAKEN_MS
 from duroxide_django.runtime.loop import Loop
 from duroxide_django.storage import turns
 from duroxide_django.storage.database import Database
@@ -299,6 +300,8 @@ class TestALockedInstance:
         while dispatcher.iterate() | dispatcher.slots.work():
             looks += 1
             assert looks < 10
+        # Who holds the lock need not tell anybody when it lets go.
+        assert dispatcher.next_timer_ms <= dispatcher.now_ms() + OVERTAKEN_MS
         assert client.read_execution_history("sum-1", 1) == []
         holder.rollback()
         work(dispatcher)

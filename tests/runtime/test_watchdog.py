@@ -17,9 +17,14 @@ class Time:
     def __init__(self):
         self.now = 1_000.0
         self.waits = []
+        #: Share of the time in which the process computes.
+        self.busy = 0.0
 
     def monotonic(self):
         return self.now
+
+    def process_time(self):
+        return self.now * self.busy
 
     def wait(self, _seconds):
         """Return whether the watchdog is to end, as Event.wait does."""
@@ -85,3 +90,10 @@ class TestAProcessThatWasStopped:
         loop.dispatcher.turn = None, passing.now
         assert watch(1.0, 2.0 * limit, *[1.0] * (limit - 1)) == []
         assert watch(1.0) == [3.0 * limit + 1.0]
+
+
+class TestATurnThatHoldsTheInterpreter:
+    def test_is_found(self, passing, watch):
+        """The watchdog comes late each time, as in a process that was stopped; but this one computes."""
+        passing.busy = 0.9
+        assert watch(*[4.0] * 8) == [32.0]

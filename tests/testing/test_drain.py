@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from unittest import mock
 
 import pytest
 from django.contrib.auth.models import Group
@@ -12,6 +13,7 @@ from django.test import TestCase, TransactionTestCase
 from duroxide_django import ActivityFailed, Client, RuntimeOptions, WaitInTransaction
 from duroxide_django.engine.registry import Registry
 from duroxide_django.models import ActivityTask, Instance
+from duroxide_django.runtime import dispatcher
 from duroxide_django.testing import DrainLimit, drain, virtual_clock
 
 HOUR_MS = 60 * 60 * 1000
@@ -225,6 +227,14 @@ class TestJumping(WorkflowCase):
         for hours in (5, 1, 3):
             self.client_.start_orchestration(f"reminding-{hours}", "Reminding", hours)
         self.drain()
+        assert self.ran == [1, 3, 5]
+
+    def test_is_not_held_up_by_a_slow_batch(self):
+        """What a batch gives back as its leases would run out can go on."""
+        for hours in (5, 1, 3):
+            self.client_.start_orchestration(f"reminding-{hours}", "Reminding", hours)
+        with mock.patch.object(dispatcher, "_BATCH_SHARE", 0):
+            self.drain()
         assert self.ran == [1, 3, 5]
 
     def test_can_be_switched_off(self):
