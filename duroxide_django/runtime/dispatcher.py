@@ -115,6 +115,7 @@ class Dispatcher:
         # Told what each look at a queue gave.
         self.found: Callable[[str, int, bool], None] = lambda _what, _count, _plenty: None
         self.next_timer_ms: int | None = None
+        # When to look again by itself after a turn was overtaken; a look forgets `next_timer_ms`, not this.
         self._again_ms: int | None = None
         self._database_ms: int | None = None
         self._database_at = 0.0

@@ -23,8 +23,6 @@ EXPIRING_ATTEMPTS = 3
 
 #: The reason recorded for an instance that an operator paused.
 PAUSED = "paused"
-#: A paused instance is leased to nobody until then (the year 9999), in epoch milliseconds.
-FOR_EVER_MS = 253_402_214_400_000
 #: The reason recorded for an instance whose turn could not read what it asked the database for.
 DATABASE_FAILED = "database_failed"
 

@@ -9,8 +9,8 @@ from duroxide_django.engine.cuts import custom_status_after, kv_after
 from duroxide_django.engine.outcome import NewActivity
 from duroxide_django.storage import activities, retention, turns
 from duroxide_django.storage.database import Database
-from duroxide_django.storage.health import FOR_EVER_MS
 from duroxide_django.storage.inbox import Outgoing, send
+from duroxide_django.storage.operations import FOR_EVER_MS
 from duroxide_django.storage.payloads import seal, unseal
 from duroxide_django.storage.rewind_plan import Plan, Rewound, Target
 
