@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 CHAOS_ARGS ?=
-PYTEST_ARGS ?= -n auto --maxprocesses 4
+PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist worksteal
 BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -22,7 +22,7 @@ demo: $(VENV)/.demo ## Run the example shop on localhost: web server, worker, on
 
 test: $(VENV)/.test ## Run all tests on SQLite and on PostgreSQL (DATABASE_URL, or one that is started for them)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
-	DUROXIDE_TEST_DEFAULT=postgres $(BIN)/python -m pytest $(PYTEST_ARGS) -m default_database
+	DUROXIDE_TEST_DEFAULT=postgres $(BIN)/python -m pytest $(PYTEST_ARGS) -m default_database tests/example tests/testing
 
 chaos: $(VENV)/.test ## Run 2,000 instances on each database while workers are killed and the database is hurt
 	$(BIN)/python -m tests.chaos sqlite --faults 8 $(CHAOS_ARGS)

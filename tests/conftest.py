@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sqlite3
 import threading
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,9 @@ BACKENDS = ["sqlite", "postgres"]
 
 #: The providers that every program of the user guide runs on.
 PROVIDERS = ["sqlite-file", "sqlite-memory", "postgres"]
+
+#: The folders of tests that work on alias ``default``: only they are run a second time, on PostgreSQL.
+DEFAULT_DATABASE_FOLDERS = {"example", "testing"}
 
 #: Tables that migrations fill once for all tests.
 FILLED_BY_MIGRATIONS = {"django_migrations", "django_content_type", "auth_permission"}
@@ -52,10 +57,37 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(os.environ["DUROXIDE_TEST_DIR"], ignore_errors=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--few-on-sqlite",
+        action="store_true",
+        help="leave three quarters of the tests on SQLite out, always the same: for a second interpreter",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if uses_default(item):
+            folder = item.path.relative_to(config.rootpath / "tests").parts[0]
+            if folder not in DEFAULT_DATABASE_FOLDERS:
+                raise pytest.UsageError(f"{item.nodeid} works on alias `default`; its folder is not run a second time.")
             item.add_marker("default_database")
+    if config.getoption("--few-on-sqlite"):
+        left_out = [item for item in items if not is_chosen(item)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if is_chosen(item)]
+
+
+def is_chosen(item: pytest.Item) -> bool:
+    """Tell whether ``--few-on-sqlite`` keeps a test."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    # The name without its parameters: all cases of a test then run on the same databases.
+    quarter = zlib.crc32(item.nodeid.partition("[")[0].encode()) % 4
+    for name, choices in (("backend", BACKENDS), ("provider", PROVIDERS)):
+        value = parameters.get(name)
+        if value in choices and value != "postgres":
+            return choices.index(value) == quarter
+    return True
 
 
 def uses_default(item: pytest.Item) -> bool:
@@ -213,11 +245,40 @@ def client(backend: str) -> Client:
     return Client(using=backend)
 
 
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> sqlite3.Connection:
+    """A database with all tables, to be copied: migrating takes twenty times as long."""
+    from django.db import connections
+
+    from duroxide_django import SqliteProvider
+
+    file = tmp_path_factory.mktemp("migrated") / "workflows.sqlite3"
+    alias = SqliteProvider.open(file).alias
+    connections[alias].close()
+    del connections.databases[alias]
+    migrated = sqlite3.connect(file, check_same_thread=False)
+    # The journal mode is copied too, and a database in memory can't have WAL.
+    migrated.execute("PRAGMA journal_mode = DELETE")
+    return migrated
+
+
 @pytest.fixture(params=PROVIDERS)
-def provider(request: pytest.FixtureRequest, database_access: None, tmp_path: Path) -> Iterator[Any]:
+def provider(
+    request: pytest.FixtureRequest, database_access: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Any]:
     """A fresh provider, as the user guide makes it, of each kind in turn."""
+    from django.db import connections
+
     from duroxide_django import PostgresProvider, SqliteProvider
 
+    if request.param != "postgres":
+        migrated = request.getfixturevalue("migrated_sqlite")
+
+        def copy_tables(alias: str, schema: str | None) -> None:
+            connections[alias].ensure_connection()
+            migrated.backup(connections[alias].connection)
+
+        monkeypatch.setattr("duroxide_django.provider._migrate", copy_tables)
     if request.param == "sqlite-file":
         made = SqliteProvider.open(str(tmp_path / "workflows.sqlite3"))
     elif request.param == "sqlite-memory":

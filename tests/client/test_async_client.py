@@ -27,14 +27,14 @@ from duroxide_django.retention_client import RetentionClient
 
 
 @pytest.fixture(autouse=True)
-def collected(database_access):
-    """async_to_sync's thread ends when its traces are collected; exceptions keep them a while."""
-    yield
-    gc.collect()
+def workflows(request):
+    """The programs that the tests start, for those that use a database."""
+    if "client" not in request.fixturenames:
+        yield
+        return
+    request.getfixturevalue("database_access")
+    program = request.getfixturevalue("program")
 
-
-@pytest.fixture(autouse=True)
-def workflows(program):
     @program.orchestration("Echo")
     def echo(ctx, input):
         ctx.set_kv_value("heard", '{"input": 1}')
@@ -48,6 +48,10 @@ def workflows(program):
     @program.orchestration("Failing")
     def failing(ctx, input):
         raise ValueError("broken")
+
+    yield
+    # async_to_sync's thread ends when its traces are collected; exceptions keep them a while.
+    gc.collect()
 
 
 def twins():

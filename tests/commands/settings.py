@@ -3,7 +3,15 @@
 from tests import settings as base
 from tests.settings import *  # noqa: F403 - the same but for what follows
 
-INSTALLED_APPS = [*base.INSTALLED_APPS, "tests.commands.workload"]
+#: Without the admin and the shop: many processes start with these settings, and each app costs them time.
+INSTALLED_APPS = [
+    "django.contrib.contenttypes",
+    "django.contrib.auth",
+    "duroxide_django",
+    "tests.commands.workload",
+]
+ROOT_URLCONF = "tests.commands.urls"
+MIDDLEWARE: list[str] = []
 DUROXIDE = {
     **base.DUROXIDE,
     "ACTIVITY_LEASE_MS": base.env.int("WORKER_ACTIVITY_LEASE_MS", default=30_000),

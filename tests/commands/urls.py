@@ -1,0 +1,3 @@
+"""No pages: these processes only work."""
+
+urlpatterns: list[object] = []
