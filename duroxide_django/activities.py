@@ -56,7 +56,7 @@ class ActivityContext:
         activity_id: its schedule event; unique in the execution.
         attempt: place in a retry loop, from 1.
         max_attempts: attempts of that loop, or None.
-        delivery: how often this attempt was handed to a worker, from 1; above 1 after a crash.
+        delivery: how often this attempt was handed to a worker, from 1; above 1 after a crash or a fault of a database.
         deadline_ms: when this attempt times out, epoch milliseconds, or None.
         idempotency_key: the same text over all attempts and deliveries; give it to the outside world.
         session_id: the session, or None.
@@ -72,7 +72,7 @@ class ActivityContext:
         self.activity_id: int = task.event_id
         self.attempt: int = task.attempt
         self.max_attempts: int | None = task.max_attempts
-        self.delivery: int = task.attempts
+        self.delivery: int = task.deliveries
         self.deadline_ms: int | None = task.deadline_ms
         first = task.retry_of or task.event_id
         # The row key tells the lives of one instance id apart.

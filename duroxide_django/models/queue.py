@@ -63,6 +63,9 @@ class ActivityTask(models.Model):
     lease_token = models.BigIntegerField(null=True)
     lease_until_ms = models.BigIntegerField(default=0)
     attempts = models.IntegerField(_("fetched"), default=0)
+    interruptions = models.IntegerField(
+        _("interruptions"), db_default=0, help_text=_("Deliveries in a row that a database's failure ended.")
+    )
     last_error = models.TextField(_("last error"), null=True)
     progress = models.TextField(_("progress"), null=True, help_text=_("JSON: the activity's last heartbeat."))
     worker = models.CharField(_("worker"), max_length=MAX_NAME_CHARS, null=True)

@@ -137,6 +137,13 @@ def _task(task: TaskRow, facts: Facts) -> str:
         parts.append(_("which no live worker serves"))
     else:
         parts.append(_("queued since %(time)s") % {"time": duration(facts.now_ms - task.visible_at_ms)})
+    if task.interruptions:
+        text = ngettext(
+            "retrying for the database (%(count)d interrupted delivery)",
+            "retrying for the database (%(count)d interrupted deliveries)",
+            task.interruptions,
+        )
+        parts.append(text % {"count": task.interruptions})
     if task.last_error and facts.show_errors:
         parts.append(_("last error: %(error)s") % {"error": _short(task.last_error)})
     return ", ".join(parts)

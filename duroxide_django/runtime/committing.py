@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from django.db import DatabaseError, InterfaceError, OperationalError
+from django.db import DatabaseError
 
 from duroxide_django.logs import describe, runtime_log
 from duroxide_django.runtime.claiming import Claimer
 from duroxide_django.runtime.config import Config
 from duroxide_django.runtime.metrics import Metrics
-from duroxide_django.runtime.turns import Computed
+from duroxide_django.runtime.turns import Computed, park_ms, tries_before
 from duroxide_django.storage import activities, commits, turns
 from duroxide_django.storage.commits import Commit, Committed
 from duroxide_django.storage.database import Database
+from duroxide_django.storage.faults import is_transient
+from duroxide_django.storage.health import REFUSED
 from duroxide_django.storage.turns import Parked
 
 #: After a turn was overtaken by another worker, turns are committed carefully for so long, in seconds.
@@ -70,18 +72,18 @@ class Committer:
         # Without a savepoint, which would cost two round trips and a transaction id.
         try:
             return self._write([item.commit for item in computed], write)
-        except (OperationalError, InterfaceError):
-            raise
         except DatabaseError as exc:
+            if is_transient(exc):
+                raise
             raise BatchRefused(exc) from exc
 
     def _alone(self, commit: Commit, together: Committed) -> None:
         try:
             with self._db.atomic():
                 alone = self._write([commit], commits.commit)
-        except (OperationalError, InterfaceError):
-            raise
         except DatabaseError as exc:
+            if is_transient(exc):
+                raise
             self._refused(commit, exc, together)
             return
         together.done |= alone.done
@@ -98,9 +100,12 @@ class Committer:
             instance_id=commit.claimed.instance_id,
             execution_id=commit.execution_id,
         )
-        blocked: dict[str, object] = {"reason": "refused_by_database", "message": f"{type(error).__name__}: {error}"}
         if commit.claimed.token is not None:
-            parked = Parked(claimed=commit.claimed, delay_ms=1_000, blocked=blocked, keep_attempt=True)
+            tries = tries_before(commit.claimed.blocked, REFUSED) + 1
+            blocked: dict[str, object] = {
+                "reason": REFUSED, "message": f"{type(error).__name__}: {error}", "tries": tries,
+            }  # fmt: skip
+            parked = Parked(claimed=commit.claimed, delay_ms=park_ms(tries), blocked=blocked, keep_attempt=True)
             turns.park(self._db, [parked])
             return
         self._claimer.lease_for(CAREFUL_S)

@@ -44,9 +44,6 @@ _BATCH_SHARE = 1 / 3
 #: So long after a turn was overtaken the queue is looked at again, milliseconds.
 OVERTAKEN_MS = 50
 
-#: An activity that the database's failure ended is tried again after so many milliseconds.
-INTERRUPTED_DELAY_MS = 1_000
-
 
 @dataclass(slots=True, kw_only=True)
 class _Taken:
@@ -252,8 +249,7 @@ class Dispatcher:
             # Before the claim: it may find the same instances again.
             self._keep_executions(taken.turns, committed)
             turns.park(self.db, taken.parked)
-            for task, error in taken.interrupted:
-                activities.release(self.db, [task], delay_ms=INTERRUPTED_DELAY_MS, error=error)
+            activities.interrupt(self.db, taken.interrupted)
             if taken.discarded:
                 turns.discard(self.db, taken.discarded)
             if taken.foreign:

@@ -8,14 +8,12 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.db import (
-    DatabaseError,
     InterfaceError,
     OperationalError,
     close_old_connections,
     connections,
     reset_queries,
 )
-from django.db import Error as DjangoDatabaseError
 from structlog.contextvars import bound_contextvars
 
 from duroxide_django.activities import ActivityContext
@@ -30,12 +28,12 @@ from duroxide_django.runtime.config import Config
 from duroxide_django.storage import activities
 from duroxide_django.storage.activities import Finished, Task
 from duroxide_django.storage.database import Database
-from duroxide_django.storage.faults import is_transient
+from duroxide_django.storage.faults import is_transient, is_well
 from duroxide_django.tracing import span
 
 
 class DatabaseAway(DuroxideError):
-    """The workflows' database failed while an activity ran, or refused its statement for the moment."""
+    """A database failed while an activity ran, or refused its statement for the moment."""
 
 
 class TransactionLeftOpen(DuroxideError):
@@ -92,7 +90,7 @@ def run(
 
     Raises:
         LeaseLost: an atomic activity's lease was lost; its transaction was rolled back.
-        DatabaseAway: the workflows' database failed, not the activity; it is to run again.
+        DatabaseAway: a database failed, not the activity; it is to run again.
     """
     # Transactions of the caller: drain() in a TestCase. Everything else this thread opens is the activity's.
     callers = _open_transactions()
@@ -110,17 +108,19 @@ def run(
 
 
 async def run_async(
-    task: Task, definition: ActivityDefinition, context: ActivityContext, db: Database, max_bytes: int
+    task: Task, definition: ActivityDefinition, context: ActivityContext, db: Database, config: Config
 ) -> Finished:
     """Run an ``async def`` activity in this event loop; see run()."""
     try:
         with surroundings(task, context):
-            return completed(task, await definition.function(context, loads(task.input)), max_bytes)
+            value = await definition.function(context, loads(task.input))
+            return completed(task, value, config.engine.max_payload_bytes)
     except KeyboardInterrupt:
         raise
-    except (OperationalError, InterfaceError) as exc:
-        if await sync_to_async(_is_away)(db):
-            raise DatabaseAway(str(exc)) from exc
+    except Exception as exc:
+        # Django's connections belong to the thread of its async calls.
+        if _may_pass(exc) and await sync_to_async(_is_passing)(task, exc, db, config.max_attempts):
+            raise DatabaseAway(f"{type(exc).__name__}: {exc}") from exc
         return failed(task, exc)
     except BaseException as exc:
         return failed(task, exc)
@@ -137,27 +137,37 @@ def _attempt(
             return completed(task, definition.function(context, loads(task.input)), max_bytes)
     except (LeaseLost, DatabaseAway, KeyboardInterrupt):
         raise
-    except DjangoDatabaseError as exc:
-        # In the last delivery a time-out or deadlock is its result: as poison it could not be caught.
-        if is_transient(exc) and task.attempts < max_attempts:
-            raise DatabaseAway(str(exc)) from exc
-        if isinstance(exc, (OperationalError, InterfaceError)) and _is_away(db):
-            raise DatabaseAway(str(exc)) from exc
+    except Exception as exc:
+        if _may_pass(exc) and _is_passing(task, exc, db, max_attempts):
+            raise DatabaseAway(f"{type(exc).__name__}: {exc}") from exc
         return failed(task, exc)
     except BaseException as exc:
         return failed(task, exc)
 
 
+def _may_pass(error: Exception) -> bool:
+    """Return whether an error is to be looked at closer by _is_passing()."""
+    return is_transient(error) or isinstance(error, (OperationalError, InterfaceError))
+
+
+def _is_passing(task: Task, error: Exception, db: Database, max_attempts: int) -> bool:
+    """Return whether an error came from a database's circumstances and the activity is to run again.
+
+    While the workflows' database is away, always. While it is well, a fault that has met ``max_attempts`` deliveries in
+    a row is the activity's result: its own statement may be what breaks the connection or takes too long, and as
+    poison the error could not be caught.
+    """
+    if is_transient(error) and task.interruptions + 1 < max_attempts:
+        return True
+    return not is_well(db.connection)
+
+
 def _run_atomic(
     task: Task, definition: ActivityDefinition, context: ActivityContext, db: Database, max_bytes: int
 ) -> Finished | None:
-    # Only what happens inside the function is the activity's own failure.
-    inside = False
     try:
         with surroundings(task, context), db.atomic():
-            inside = True
             finished = completed(task, definition.function(context, loads(task.input)), max_bytes)
-            inside = False
             if finished.kind == messages.ACTIVITY_FAILED:
                 raise _Unserialisable(finished)
             if not activities.complete(db, [finished]):
@@ -166,22 +176,7 @@ def _run_atomic(
                 )
     except _Unserialisable as exc:
         return exc.finished
-    except DjangoDatabaseError as exc:
-        if inside or not (is_transient(exc) or isinstance(exc, (OperationalError, InterfaceError))):
-            raise
-        raise DatabaseAway(str(exc)) from exc
     return None
-
-
-def _is_away(db: Database) -> bool:
-    """Return whether the workflows' connection of this thread is broken, or can't be made."""
-    connection = db.connection
-    try:
-        if connection.connection is None:
-            connection.ensure_connection()
-        return not connection.is_usable()
-    except DatabaseError:
-        return True
 
 
 @contextmanager
@@ -196,7 +191,7 @@ def surroundings(task: Task, context: ActivityContext) -> Iterator[None]:
             orchestration_name=task.orchestration_name,
             activity_id=task.event_id,
             attempt=task.attempt,
-            delivery=task.attempts,
+            delivery=task.deliveries,
             session_id=task.session_id,
             tag=task.tag,
         ),

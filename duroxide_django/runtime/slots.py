@@ -316,9 +316,7 @@ class ThreadSlots(Slots):
         try:
             if running.context.is_cancelled():
                 raise asyncio.CancelledError
-            finished = await execute.run_async(
-                running.task, definition, running.context, self.db, self.config.engine.max_payload_bytes
-            )
+            finished = await execute.run_async(running.task, definition, running.context, self.db, self.config)
         except execute.DatabaseAway as exc:
             self._interrupt(running, exc)
             return
@@ -394,7 +392,7 @@ class InlineSlots(Slots):
         # Django's ORM then works in this thread, on the caller's connection and in its transaction.
         run = async_to_sync(execute.run_async)
         try:
-            finished = run(running.task, definition, running.context, self.db, self.config.engine.max_payload_bytes)
+            finished = run(running.task, definition, running.context, self.db, self.config)
         except KeyboardInterrupt:
             raise
         except execute.DatabaseAway as exc:
@@ -426,7 +424,8 @@ class InlineSlots(Slots):
         try:
             with self.db.atomic():
                 run(running, definition)
-                if self._finished and _failed_in_database(self._finished[-1], running.task):
+                interrupted = bool(self._interrupted) and self._interrupted[-1][0] is running.task
+                if interrupted or (self._finished and _failed_in_database(self._finished[-1], running.task)):
                     transaction.set_rollback(True, using=self.db.alias)
         except DatabaseError as exc:
             runtime_log.warning("An activity left its transaction broken; rolled back", error=type(exc).__name__)

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db import InterfaceError, OperationalError
+from django.db import DatabaseError, InterfaceError
 
 from duroxide_django.conf import settings
 from duroxide_django.engine import events, messages
@@ -30,7 +30,8 @@ from duroxide_django.storage import client_reads
 from duroxide_django.storage.activities import Finished
 from duroxide_django.storage.commits import Commit
 from duroxide_django.storage.database import Database
-from duroxide_django.storage.health import DATABASE_FAILED
+from duroxide_django.storage.faults import is_transient
+from duroxide_django.storage.health import DATABASE_FAILED, REFUSED
 from duroxide_django.storage.turns import Claimed, Parked, StoredEvent, decode
 from duroxide_django.tracing import span
 
@@ -128,9 +129,11 @@ class TurnComputer:
             return self._unreadable(work, str(exc), now_ms)
         except CorruptHistory as exc:
             return self._blocked(work, {"reason": "corrupt_history", "message": str(exc)}, now_ms)
-        except (OperationalError, InterfaceError) as exc:
-            # A read from another instance: no fault of this one.
-            return self._parked(work, {"reason": DATABASE_FAILED, "message": f"{type(exc).__name__}: {exc}"})
+        except (DatabaseError, InterfaceError) as exc:
+            # A read from another instance: what passes is no fault of this one.
+            reason = DATABASE_FAILED if is_transient(exc) else REFUSED
+            blocked = {"reason": reason, "message": f"{type(exc).__name__}: {exc}"}
+            return self._parked(work, blocked, keep_attempt=reason == REFUSED)
         except Exception as exc:
             log_exception("A turn failed inside the engine", exc, **_ids(claimed))
             blocked = {"reason": "engine_error", "message": f"{type(exc).__name__}: {exc}"}
@@ -239,7 +242,7 @@ class TurnComputer:
         return self._parked(work, blocked)
 
     def _parked(self, work: Work, blocked: dict[str, Any], *, keep_attempt: bool = False) -> Parked:
-        tries = _tries(work.claimed.blocked, blocked["reason"]) + 1
+        tries = tries_before(work.claimed.blocked, blocked["reason"]) + 1
         # Without a lease it is tried again with one, and then recorded.
         known = tries > 1 or work.claimed.token is None
         runtime_log.log(
@@ -251,7 +254,7 @@ class TurnComputer:
         )
         return Parked(
             claimed=work.claimed,
-            delay_ms=min(1_000 * 2 ** min(tries - 1, 6), MAX_PARK_MS),
+            delay_ms=park_ms(tries),
             blocked={**blocked, "tries": tries},
             keep_attempt=keep_attempt,
         )
@@ -310,7 +313,13 @@ def _hanging(blocked: str | None) -> str:
     return f": {recorded['message']}" if recorded.get("reason") == "hanging_turn" else ""
 
 
-def _tries(blocked: str | None, reason: object) -> int:
+def park_ms(tries: int) -> int:
+    """Return for how many milliseconds an instance waits after its ``tries``-th try in a row."""
+    return min(1_000 << min(tries - 1, 6), MAX_PARK_MS)
+
+
+def tries_before(blocked: str | None, reason: object) -> int:
+    """Return how many tries for the same reason an instance has recorded."""
     if not blocked:
         return 0
     recorded = json.loads(blocked)

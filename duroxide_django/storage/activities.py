@@ -19,6 +19,8 @@ from duroxide_django.storage.payloads import seal, unseal
 #: Begins the last error of an activity whose input no worker could read, and how long it then waits, milliseconds.
 UNREADABLE = "PayloadUnreadable"
 UNREADABLE_DELAY_MS = 5_000
+#: An activity that a database's failure ended waits at most this long for its next delivery, milliseconds.
+MAX_PAUSE_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +30,8 @@ class Task:
     Attributes:
         id, token: its row and the lease on it.
         instance: key of the instance's row.
-        attempts: how often it was fetched, this time included.
+        attempts: how often it was fetched, this time included, but for deliveries that a database's failure ended.
+        interruptions: how many deliveries in a row a database's failure ended.
         attempt, max_attempts, retry_of: place in a retry loop.
         deadline_ms: when this attempt times out, epoch milliseconds.
     """
@@ -46,6 +49,7 @@ class Task:
     orchestration_name: str
     orchestration_version: str
     attempts: int = 1
+    interruptions: int = 0
     attempt: int = 1
     max_attempts: int | None = None
     retry_of: int | None = None
@@ -55,6 +59,11 @@ class Task:
     def lease(self) -> tuple[int, int]:
         """The row and the lease on it: tells this delivery from a later one."""
         return self.id, self.token
+
+    @property
+    def deliveries(self) -> int:
+        """How often it was handed to a worker, this time included."""
+        return self.attempts + self.interruptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +190,7 @@ def fetch(db: Database, wanted: Wanted, *, lease_ms: int, worker: str, relaxed: 
         UPDATE duroxide_activity_task SET lease_token = %s, lease_until_ms = {db.now} + %s, attempts = attempts + 1,
             worker = %s
         FROM candidate WHERE instance_id = of_instance AND id = of_task
-        RETURNING id, instance_id, execution_id, event_id, name, input, tag, session_id, retry, attempts,
+        RETURNING id, instance_id, execution_id, event_id, name, input, tag, session_id, retry, attempts, interruptions,
             {db.features.relaxed_commit if relaxed else "NULL"}""",
         [*parameters, wanted.limit, token, lease_ms, worker],
     )
@@ -268,7 +277,7 @@ def _with_instances(db: Database, found: list[Any], token: int) -> list[Task]:
     }
     tasks = []
     unreadable: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for key, instance, execution_id, event_id, name, text, tag, session_id, retry, attempts, _ in found:
+    for key, instance, execution_id, event_id, name, text, tag, session_id, retry, attempts, interruptions, _ in found:
         if instance not in instances:
             continue
         instance_id, orchestration_name, version = instances[instance]
@@ -293,6 +302,7 @@ def _with_instances(db: Database, found: list[Any], token: int) -> list[Task]:
                 orchestration_name=orchestration_name,
                 orchestration_version=version,
                 attempts=attempts,
+                interruptions=interruptions,
                 attempt=attempt,
                 max_attempts=max_attempts,
                 retry_of=retry_of,
@@ -414,6 +424,34 @@ def release(
         WHERE {condition}""",
         [0 if error else 1, delay_ms, seal(error), *parameters],
     )
+
+
+_INTERRUPTED_COLUMNS = (*_LEASE_COLUMNS, ("delay", "bigint"), ("error", "payload"))
+
+
+def interrupt(db: Database, interrupted: Sequence[tuple[Task, str]]) -> None:
+    """Give tasks back whose delivery a database's failure ended, given with its text.
+
+    The delivery doesn't count as an attempt. It has a count of its own, by which the pause before the next one grows:
+    1, 2, 4 … 60 seconds.
+    """
+    if not interrupted:
+        return
+    values = [(task.instance, task.id, task.token, _pause_ms(task.interruptions), error) for task, error in interrupted]
+    source, parameters = db.rows(_INTERRUPTED_COLUMNS, values)
+    db.execute(
+        f"""
+        UPDATE duroxide_activity_task SET lease_token = NULL, lease_until_ms = 0, worker = NULL, start_by_ms = NULL,
+            attempts = attempts - 1, interruptions = interruptions + 1, visible_at_ms = {db.now} + r.delay,
+            last_error = r.error
+        FROM {source} WHERE duroxide_activity_task.instance_id = r.instance AND duroxide_activity_task.id = r.id
+            AND duroxide_activity_task.lease_token = r.token""",
+        parameters,
+    )
+
+
+def _pause_ms(interruptions: int) -> int:
+    return min(1_000 << min(interruptions, 6), MAX_PAUSE_MS)
 
 
 def give_back(db: Database, keys: Sequence[tuple[int, int]], *, delay_ms: int = 100, error: str | None = None) -> None:

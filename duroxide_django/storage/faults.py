@@ -1,42 +1,105 @@
-"""Which database errors say nothing about the work that met them: trying again later may succeed."""
+"""Which database errors pass: they say nothing about the work that met them, so trying again later may succeed."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from django.db import DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from duroxide_django.exceptions import DatabaseFileReplaced
+from duroxide_django.exceptions import DatabaseFileReplaced, NonRetryable
 
-#: Classes of SQLSTATE: connection, rollback (serialization, deadlock), resources, operator (time-out), system.
-_CLASSES = ("08", "40", "53", "57", "58")
-#: Lock time-out; idle in transaction for too long.
-_STATES = ("55P03", "25P03")
-#: SQLite's primary result codes: busy, locked, disk I/O error, full.
-_CODES = (5, 6, 10, 13)
+#: SQLSTATE codes, or classes of two characters, of what passes, with the reason.
+PASSING_STATES: Mapping[str, str] = {
+    "08": "the connection broke or could not be made; PgBouncer reports its own time-outs and limits as 08P01",
+    "25006": "the server is read-only: a standby, or a primary during a switch-over",
+    "25P03": "idle_in_transaction_session_timeout ended the session",
+    "25P04": "transaction_timeout ended the session",
+    "26000": "a pooler or a failover gave the session another server connection: the prepared statement is not there",
+    "40000": "the transaction was rolled back",
+    "40001": "serialization failure",
+    "40003": "the connection broke during a COMMIT, so its outcome is unknown",
+    "40P01": "deadlock",
+    "42P05": "a pooler gave the session another server connection: the prepared statement is there already",
+    "53": "the server lacks memory, disk space or free connections",
+    "55P03": "a lock was not available within lock_timeout, or at once with NOWAIT",
+    "57014": "statement_timeout, or an administrator, cancelled the statement",
+    "57P01": "the server shuts down, or an administrator terminated the session",
+    "57P02": "another session crashed, so the server ended all of them",
+    "57P03": "the server starts, shuts down or recovers and takes no connections",
+    "57P05": "idle_session_timeout ended the session",
+    "58000": "the operating system failed; poolers report unreachable servers so",
+    "58030": "the server met an input/output error",
+}
+
+#: SQLite's primary result codes of what passes, with the reason.
+PASSING_CODES: Mapping[int, str] = {
+    5: "SQLITE_BUSY: another connection holds the lock for longer than the time-out",
+    6: "SQLITE_LOCKED: another connection of a shared cache holds the table",
+    7: "SQLITE_NOMEM: the host lacks memory",
+    8: "SQLITE_READONLY: the file, its folder or its file system is read-only now",
+    10: "SQLITE_IOERR: the operating system failed to read or write",
+    13: "SQLITE_FULL: the disk is full",
+    14: "SQLITE_CANTOPEN: the file could not be opened, for example for lack of file descriptors",
+    15: "SQLITE_PROTOCOL: the locking protocol of the write-ahead log met a race",
+    17: "SQLITE_SCHEMA: a migration changed the schema while the statement was prepared",
+}
+
+#: Classes of psycopg whose errors are of the connection if they have no SQLSTATE: the server didn't say them. A cut
+#: COMMIT behind a pooler is an InternalError, an exhausted pool an OperationalError.
+_OF_THE_CONNECTION = ("OperationalError", "InterfaceError", "InternalError")
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether this error, or one that caused it, came from the database's circumstances."""
+    """Return whether an error came from the database's circumstances.
+
+    An error that was raised ``from`` such a one counts as it does, unless it is NonRetryable; of an exception group,
+    all members have to. One that merely replaces another (raised while that was handled, without ``from``) does not.
+    """
     cause: BaseException | None = error
     while cause is not None:
-        if _is_broken_connection(cause):
+        if isinstance(cause, NonRetryable):
+            return False
+        if _passes(cause):
             return True
-        state = getattr(cause, "sqlstate", None)
-        if isinstance(state, str) and (state.startswith(_CLASSES) or state in _STATES):
-            return True
-        code = getattr(cause, "sqlite_errorcode", None)
-        if isinstance(code, int) and code & 0xFF in _CODES:
-            return True
+        if isinstance(cause, BaseExceptionGroup):
+            return all(map(is_transient, cause.exceptions))
         cause = cause.__cause__
     return False
 
 
-def _is_broken_connection(error: BaseException) -> bool:
-    """Return whether the driver of PostgreSQL reports something that the server didn't say itself."""
-    if getattr(error, "sqlstate", "") is not None:
+def _passes(error: BaseException) -> bool:
+    state = getattr(error, "sqlstate", None)
+    if isinstance(state, str):
+        return state in PASSING_STATES or state[:2] in PASSING_STATES
+    code = getattr(error, "sqlite_errorcode", None)
+    if isinstance(code, int):
+        return code & 0xFF in PASSING_CODES
+    return any(base.__name__ in _OF_THE_CONNECTION and base.__module__ == "psycopg" for base in type(error).__mro__)
+
+
+def is_well(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether a connection can be made, or works, to a database that takes writes.
+
+    A connection that broke is closed, so that the next statement makes a new one. Inside a transaction nothing is
+    asked: the answer would tell the state of the transaction.
+    """
+    if connection.in_atomic_block:
+        return True
+    try:
+        if connection.connection is not None and not connection.is_usable():
+            connection.close()
+        connection.ensure_connection()
+        if connection.vendor != "postgresql":
+            return connection.is_usable()
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW transaction_read_only")
+            answer: tuple[Any, ...] = cursor.fetchone()
+            return bool(answer[0] == "off")
+    except DatabaseError:
         return False
-    return type(error).__name__ in ("OperationalError", "InterfaceError")
 
 
 class DatabaseFile:

@@ -23,6 +23,8 @@ EXPIRING_ATTEMPTS = 3
 
 #: The reason recorded for an instance that an operator paused.
 PAUSED = "paused"
+#: The reason recorded for an instance whose rows the database refuses.
+REFUSED = "refused_by_database"
 #: The reason recorded for an instance whose turn could not read what it asked the database for.
 DATABASE_FAILED = "database_failed"
 
@@ -65,6 +67,7 @@ def examine(db: Database, *, overdue_ms: int = OVERDUE_MS) -> list[Finding]:
     found += _expiring_attempts(db)
     found += _lingering_cancels(db, now_ms - overdue_ms)
     found += _unreadable_activities(db)
+    found += _interrupted_activities(db, now_ms)
     found += dead
     return sorted(found, key=lambda finding: finding.severity != PROBLEM)
 
@@ -77,7 +80,7 @@ _BLOCKED_CURES = {
     "missing_code": "Start workers that have this orchestration in this version; it is tried again by itself.",
     "corrupt_history": "Deploy the version that wrote these events, or repair the named event; "
     "or cancel the instance with force.",
-    "refused_by_database": "Look at the message: the database refuses the rows of this turn. Mend its cause; "
+    REFUSED: "Look at the message: the database refuses the rows of this turn. Mend its cause; "
     "it is tried again by itself until it counts as poison.",
     "payload_unreadable": "Give the workers the payload codec and the keys that wrote it (setting PAYLOAD_CODEC); "
     "it is tried again by itself.",
@@ -413,6 +416,30 @@ def _unreadable_activities(db: Database) -> list[Finding]:
             cure=_BLOCKED_CURES["payload_unreadable"],
         )
         for name, error, count, example in found
+    ]
+
+
+def _interrupted_activities(db: Database, now_ms: int) -> list[Finding]:
+    found = db.fetch(
+        """
+        SELECT t.name, COUNT(*), MAX(t.interruptions), MAX(t.visible_at_ms), MIN(i.instance_id), MAX(t.last_error)
+        FROM duroxide_activity_task t JOIN duroxide_instance i ON i.id = t.instance_id
+        WHERE t.interruptions > 0 GROUP BY t.name ORDER BY t.name LIMIT %s""",
+        [MAX_FINDINGS],
+    )
+    return [
+        Finding(
+            rule="retrying_for_database",
+            severity=WARNING,
+            subject=name,
+            instance_id=example,
+            count=count,
+            why=f"{count} task(s) {name!r} (for example of {example}) are being retried for the database, up to {most} "
+            f"time(s) in a row, the last in {_seconds(last_ms - now_ms)}; an error that it raised: {shown(error)}",
+            cure="Restore what the error names: connections, disk, locks, the primary. They are run again after 1, 2, "
+            "4 … 60 s, which doesn't count as attempts.",
+        )
+        for name, count, most, last_ms, example, error in found
     ]
 
 

@@ -89,6 +89,7 @@ class TaskRow:
     start_by_ms: int | None
     lease_until_ms: int
     attempts: int
+    interruptions: int
     last_error: str | None
     worker: str | None
 
@@ -257,7 +258,7 @@ def tasks(db: Database, key: int) -> list[TaskRow]:
     found = db.fetch(
         f"""
         SELECT execution_id, event_id, name, tag, session_id, retry, visible_at_ms, start_by_ms, lease_until_ms,
-            attempts, {db.features.preview("last_error", PREVIEW_CHARS)}, worker
+            attempts, interruptions, {db.features.preview("last_error", PREVIEW_CHARS)}, worker
         FROM duroxide_activity_task WHERE instance_id = %s ORDER BY event_id LIMIT {PART_ROWS}""",
         [key],
     )

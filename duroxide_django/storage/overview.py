@@ -68,8 +68,9 @@ _SOURCES = {
     ),
     # A later attempt is a newer task; the pause before one is a timer that comes due soon.
     "retrying": (
-        """SELECT instance_id AS id FROM (SELECT instance_id, attempts, retry FROM duroxide_activity_task
-            ORDER BY id DESC LIMIT {most}) AS t WHERE attempts > 1 OR retry NOT LIKE '[1,%%'""",
+        """SELECT instance_id AS id FROM (SELECT instance_id, attempts, interruptions, retry
+            FROM duroxide_activity_task ORDER BY id DESC LIMIT {most}) AS t
+            WHERE attempts > 1 OR interruptions > 0 OR retry NOT LIKE '[1,%%'""",
         """SELECT m.instance_id FROM (SELECT instance_id, execution_id, event_id FROM duroxide_message
             WHERE kind = 'TimerFired' AND visible_at_ms > {now} ORDER BY visible_at_ms, id LIMIT {timers}) AS m
             WHERE (SELECT 1 FROM duroxide_history h WHERE h.instance_id = m.instance_id

@@ -41,7 +41,7 @@ def pending(db: Database, instance_id: str) -> list[Pending]:
 def _tasks_of(db: Database, key: int) -> list[Pending]:
     found = db.fetch(
         f"""
-        SELECT name, event_id, visible_at_ms, attempts, worker, tag, session_id, last_error, progress,
+        SELECT name, event_id, visible_at_ms, attempts, interruptions, worker, tag, session_id, last_error, progress,
             CASE WHEN lease_until_ms > {db.now} THEN 1 ELSE 0 END
         FROM duroxide_activity_task WHERE instance_id = %s ORDER BY event_id LIMIT %s""",
         [key, MAX_FINDINGS],
@@ -58,6 +58,7 @@ def _tasks_of(db: Database, key: int) -> list[Pending]:
                     [
                         f"runs on {worker}" if leased else "waits for a worker",
                         f"fetch {attempts}" if attempts else "",
+                        f"retrying for the database ({interruptions} interrupted)" if interruptions else "",
                         f"tag {tag}" if tag else "",
                         f"session {session}" if session else "",
                         f"progress {shown(progress)}" if progress else "",
@@ -66,7 +67,7 @@ def _tasks_of(db: Database, key: int) -> list[Pending]:
                 )
             ),
         )
-        for name, event_id, due_ms, attempts, worker, tag, session, error, progress, leased in found
+        for name, event_id, due_ms, attempts, interruptions, worker, tag, session, error, progress, leased in found
     ]
 
 
