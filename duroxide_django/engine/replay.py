@@ -9,7 +9,8 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any
+from contextvars import Context
+from typing import Any, ParamSpec, TypeVar
 
 from duroxide_django.engine import actions, events, futures, limits, tasks
 from duroxide_django.engine.codecs import dumps, loads
@@ -38,6 +39,9 @@ from duroxide_django.exceptions import (
     PayloadError,
     PayloadTooLarge,
 )
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: A registered orchestration function.
 Function = Callable[[OrchestrationContext, Any], Any]
@@ -115,6 +119,9 @@ class LiveExecution:
         self._waiting_queues: dict[str, deque[futures.Leaf]] = {}
         self._root: futures.BlockNode | None = None
         self._inert = False
+        # Empty, as a new thread's is: what the caller or another execution has set (a tenant, a language, the decimal
+        # precision) would give other results on another worker. What the function sets stays with its execution.
+        self._context = Context()
         self._clinging: list[Generator[Any, Any, Any]] = []
 
     # Replay
@@ -128,6 +135,13 @@ class LiveExecution:
         """
         if not history or not isinstance(history[0], events.OrchestrationStarted):
             raise CorruptHistory(f"The history of {self.instance_id!r} does not begin with OrchestrationStarted.")
+        self.run_isolated(self._replay, history)
+
+    def run_isolated(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``function``, which runs the user's code, in the execution's own context variables."""
+        return self._context.run(function, *args, **kwargs)
+
+    def _replay(self, history: Sequence[events.Event]) -> None:
         self.is_replaying = True
         times = [event.last_updated_at_ms for event in history if isinstance(event, events.KeyValueSet)]
         self.kv = KvState(self._kv_base, self.emit, self._now_ms, times)
@@ -391,7 +405,7 @@ class LiveExecution:
         self._inert = True
         if self._root is not None:
             self._root.owner = None
-            self._root.cancel()
+            self.run_isolated(self._root.cancel)
 
     # How it ends
 

@@ -94,17 +94,20 @@ class Turn:
             raise EngineError(f"A turn of {execution.instance_id!r} was begun on a closed execution.")
         execution.environment = self.environment
         try:
-            if start is not None:
-                self._append_start(start)
-            for message in batch:
-                self._receive(message)
-            self._record_actions()
-            if execution.cancel_reason is not None:
-                self._bound_cleanup()
-            self._settle()
+            execution.run_isolated(self._run, batch, start)
         finally:
             execution.environment = None
         return self.result
+
+    def _run(self, batch: Sequence[Message], start: Start | None) -> None:
+        if start is not None:
+            self._append_start(start)
+        for message in batch:
+            self._receive(message)
+        self._record_actions()
+        if self.execution.cancel_reason is not None:
+            self._bound_cleanup()
+        self._settle()
 
     # Messages to events
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
@@ -67,7 +68,8 @@ class EventLoop(Generic[Item]):
                 self._running += 1
                 item = self._waiting.popleft()
                 loop = self._ensure_loop()
-            asyncio.run_coroutine_threadsafe(self._take_turn(item), loop)
+            # The task copies the variables that are set here: the activity that ended must not hand its own on.
+            Context().run(asyncio.run_coroutine_threadsafe, self._take_turn(item), loop)
 
     def _ensure_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:

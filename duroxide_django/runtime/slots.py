@@ -22,6 +22,7 @@ from duroxide_django.runtime import execute
 from duroxide_django.runtime.config import Config
 from duroxide_django.runtime.event_loop import EventLoop
 from duroxide_django.storage.activities import Finished, Task
+from duroxide_django.storage.clock import clean_context
 from duroxide_django.storage.database import Database
 
 #: Short activities may wait in this process for a slot, about this long in milliseconds, before others get them.
@@ -301,7 +302,7 @@ class ThreadSlots(Slots):
         try:
             while (item := self._queue.get()) is not None:
                 try:
-                    self._run(*item)
+                    clean_context().run(self._run, *item)
                 except BaseException:  # noqa: S112 - logged where it was raised; the slot has to go on
                     continue
                 finally:
@@ -385,7 +386,8 @@ class InlineSlots(Slots):
         if not self._waiting:
             return False
         running, definition = self._waiting.popleft()
-        self._in_savepoint(self._run_coroutine if definition.is_async else self._run, running, definition)
+        run = self._run_coroutine if definition.is_async else self._run
+        clean_context().run(self._in_savepoint, run, running, definition)
         return True
 
     def _run_coroutine(self, running: Running, definition: ActivityDefinition) -> None:

@@ -7,6 +7,7 @@ import random
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -197,8 +198,12 @@ class TurnComputer:
         )
 
     def _environment(self, execution: LiveExecution, now_ms: int) -> TurnEnvironment:
+        # The function runs in context variables of its own; log processors and the virtual clock need the caller's.
+        caller = copy_context()
+
         def trace(level: str, message: str) -> None:
-            getattr(orchestration_log, level)(
+            caller.run(
+                getattr(orchestration_log, level),
                 message,
                 instance_id=execution.instance_id,
                 execution_id=execution.execution_id,
@@ -208,7 +213,7 @@ class TurnComputer:
 
         def read_kv(instance_id: str, key: str) -> str | None:
             with self.asking_database():
-                return client_reads.kv_value(self.db, instance_id, key)
+                return caller.run(client_reads.kv_value, self.db, instance_id, key)
 
         return TurnEnvironment(
             now_ms=now_ms,
