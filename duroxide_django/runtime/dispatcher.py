@@ -21,14 +21,15 @@ from duroxide_django.engine.registry import Registry
 from duroxide_django.logs import describe, runtime_log
 from duroxide_django.runtime import accounting
 from duroxide_django.runtime.cache import Cache, Cached
-from duroxide_django.runtime.claiming import SUSPECT_DELAY_MS, Claimer, Look
+from duroxide_django.runtime.claiming import Claimer, Look
 from duroxide_django.runtime.committing import CAREFUL_S, BatchRefused, Committer
 from duroxide_django.runtime.config import Config
+from duroxide_django.runtime.fetching import Fetcher
 from duroxide_django.runtime.metrics import Metrics
 from duroxide_django.runtime.slots import Slots
 from duroxide_django.runtime.turns import Computed, TurnComputer, Work
 from duroxide_django.storage import activities, commits, turns
-from duroxide_django.storage.activities import Finished, Task, Wanted
+from duroxide_django.storage.activities import Finished, Task
 from duroxide_django.storage.clock import virtual_now_ms
 from duroxide_django.storage.commits import Commit, Committed
 from duroxide_django.storage.database import Database, new_token
@@ -84,6 +85,7 @@ class Dispatcher:
         self.registry = registry
         self.cache = Cache(config.cache_executions, config.cache_bytes)
         self.claimer = Claimer(registry, config, db, self.cache, metrics)
+        self.fetcher = Fetcher(registry, config, db, slots, metrics)
         self.committer = Committer(config, db, metrics, self.claimer)
         self.computer = TurnComputer(registry, config, db, self.asking_database)
         self.pending: list[Computed] = []
@@ -102,6 +104,8 @@ class Dispatcher:
         self.fetches = True
         # Whether messages may be due that this worker sent itself: nobody else was told of them.
         self._own_messages = False
+        # Whether activities were enqueued that this worker is about to fetch: nobody else was told of them.
+        self._left_to_fetch = False
         # Held from a commit to the counting of what it did.
         self.counting = threading.Lock()
         # Set from any thread, in the middle of an iteration too: nothing more is taken.
@@ -189,6 +193,9 @@ class Dispatcher:
             self.slots.submit(task)
         claiming = claiming and not self.slots.isolates()
         self._measure_room(claiming=claiming)
+        if self._left_to_fetch and self._room <= 0:
+            self._left_to_fetch = False
+            self.announce(wakeups.ACTIVITIES)
         self._compute_all(works)
         left = self.pending or self.parked or self.discarded or self.held_back or self.suspect
         offered = self.fetches and self._room > 0
@@ -211,6 +218,7 @@ class Dispatcher:
             return
         computed, taken.turns = taken.turns, []
         self._keep_executions(computed, committed)
+        self._note_offers(committed)
         self._after_commit(computed, committed)
 
     def _transact_somehow(
@@ -248,6 +256,7 @@ class Dispatcher:
             committed = commit(taken.turns) if taken.turns else Committed()
             # Before the claim: it may find the same instances again.
             self._keep_executions(taken.turns, committed)
+            self._note_offers(committed)
             turns.park(self.db, taken.parked)
             activities.interrupt(self.db, taken.interrupted)
             if taken.discarded:
@@ -266,6 +275,8 @@ class Dispatcher:
         """Compute the turns of local completions; return the completions that have to go by message."""
         finished = [*self.held_back, *self.slots.take_finished()]
         self.held_back = []
+        # Others may have waited for its session, or for a place for theirs.
+        self.fetches = self.slots.take_session_ended() or self.fetches
         if committed := self.slots.take_committed():
             self.claims = self._own_messages = True
             self.metrics.add("activity_success", committed)
@@ -315,41 +326,12 @@ class Dispatcher:
 
     def _fetch(self, capacity: int, *, relaxed: bool) -> list[Task]:
         self.fetches = False
-        found = activities.fetch(
-            self.db,
-            self.wanted(capacity),
-            lease_ms=self.config.activity_lease_ms,
-            worker=self.config.worker_id,
-            relaxed=relaxed,
-        )
+        found = self.fetcher.fetch(capacity, relaxed=relaxed)
+        # There may be more, for when slots are free again.
+        self.fetches = self.fetcher.left_some
+        self._left_to_fetch = self._left_to_fetch and self.fetches
         self.found(wakeups.ACTIVITIES, len(found), bool(found))
-        if found:
-            # There may be more, for when slots are free again.
-            self.fetches = len(found) >= capacity
-            self.metrics.add("worker_dispatcher_items_fetched", len(found))
-        # One suspect at a time: the others must not be counted as its victims.
-        suspects = sorted((task for task in found if self.slots.is_suspect(task)), key=lambda task: task.attempts)
-        if len(suspects) > 1:
-            activities.release(self.db, suspects[:-1], delay_ms=SUSPECT_DELAY_MS)
-            found = [task for task in found if task not in suspects[:-1]]
         return found
-
-    def wanted(self, limit: int) -> Wanted:
-        """Return what this worker can take now, ``limit`` activities at the most."""
-        sessions = self.slots.sessions()
-        tag_filter = self.config.tag_filter
-        return Wanted(
-            limit=limit,
-            names=sorted(self.registry.activities),
-            untagged=tag_filter.untagged,
-            tags=tag_filter.names,
-            owner=self.config.owner,
-            session_lease_ms=self.config.session_lease_ms,
-            sessions_in_flight=sorted(sessions),
-            new_sessions=max(0, self.config.max_sessions - len(sessions)),
-            busy_sessions=sorted(sessions) if self.config.serial_sessions else (),
-            serial_sessions=self.config.serial_sessions,
-        )
 
     # Computing
 
@@ -403,6 +385,10 @@ class Dispatcher:
             if self._room <= 0:
                 return
             if self.slots.accepts(activity.name, activity.tag, activity.session_id):
+                if not self.fetcher.allows_eager():
+                    # Others may wait for the slots: it joins them, and this transaction fetches the oldest.
+                    self.fetches = True
+                    return
                 commit.eager[activity.event_id] = new_token()
                 self._room -= 1
 
@@ -413,11 +399,14 @@ class Dispatcher:
 
     # After the commit
 
+    def _note_offers(self, committed: Committed) -> None:
+        """Have activities fetched that were enqueued; what this worker leaves of them, others are told of."""
+        if committed.offered:
+            self.fetches = self._left_to_fetch = True
+
     def _after_commit(self, computed: list[Computed], committed: Committed) -> None:
         if committed.wakes:
             self.claims = self._own_messages = True
-        if committed.offered:
-            self.fetches = True
         within = [
             new.start_within_ms
             for item in computed
@@ -445,13 +434,11 @@ class Dispatcher:
         """Wake other workers if this commit left work that this one can't take."""
         sessions = any(item.task.session_id is not None for item in committed.accepted)
         if sessions:
-            # Its session may have had to wait for this one: at the cap, or in serial mode.
+            # In serial mode its session had to wait for this commit.
             self.fetches = True
         handed_on = bool(committed.accepted) and not self.config.runs_orchestrations
         offered = [new for item in computed for new in item.commit.result.activities] if committed.offered else []
-        elsewhere = bool(offered) and (
-            self.slots.capacity() == 0 or not all(self.slots.serves(new.name, new.tag) for new in offered)
-        )
+        elsewhere = not all(self.slots.serves(new.name, new.tag) for new in offered)
         if handed_on:
             self.announce(wakeups.TURNS)
         if elsewhere or (sessions and self.config.serial_sessions):

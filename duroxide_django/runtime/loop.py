@@ -258,6 +258,7 @@ class Loop(threading.Thread):
             waiting = self.slots.unstarted(longer_than_ms=2 * BACKLOG_MS)
             if waiting:
                 activities.release(self.db, waiting)
+                self.dispatcher.fetcher.forbid_eager()
                 self._announce(wakeups.ACTIVITIES)
         held = self.slots.tasks()
         if held:

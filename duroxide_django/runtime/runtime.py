@@ -216,7 +216,7 @@ class Runtime:
         turns_seen = loop.turns
         if not (loop.rests and loop.slots.is_idle()):
             return False
-        wanted = loop.dispatcher.wanted(1)
+        wanted = loop.dispatcher.fetcher.wanted(1)
         if self.config.runs_orchestrations and turns.has_claimable(self.db):
             return False
         if self.config.runs_activities and activities.can_fetch(self.db, wanted):

@@ -64,6 +64,7 @@ class Slots:
         self.wake = wake
         self.held: dict[Address, Running] = {}
         self.committed = 0
+        self._session_ended = False
         self._finished: deque[Finished] = deque()
         self._interrupted: list[tuple[Task, str]] = []
         self._lock = threading.Lock()
@@ -123,6 +124,7 @@ class Slots:
         # After a lost lease the same activity may have been taken again: that is another entry.
         if self.held.get(_address(running.task)) is running:
             del self.held[_address(running.task)]
+            self._session_ended = self._session_ended or running.task.session_id is not None
 
     def take_finished(self) -> list[Finished]:
         """Return and forget the completions that are ready to be committed."""
@@ -136,6 +138,12 @@ class Slots:
         with self._lock:
             count, self.committed = self.committed, 0
         return count
+
+    def take_session_ended(self) -> bool:
+        """Return whether an activity of a session has ended here since the last call."""
+        with self._lock:
+            ended, self._session_ended = self._session_ended, False
+        return ended
 
     def take_interrupted(self) -> list[tuple[Task, str]]:
         """Return and forget the tasks that the database's failure ended, with its error."""

@@ -411,18 +411,21 @@ def release(
     """Give leased tasks back; the fetch doesn't count unless ``error`` is given.
 
     Args:
+        delay_ms: milliseconds until they can be fetched again; 0: at once, and those that never began keep their
+            place in the queue.
         begun: they ran, so their schedule-to-start time has been kept.
     """
     if not tasks:
         return
     condition, parameters = _leased(db, tasks)
+    moved = bool(delay_ms or begun)
     db.execute(
         f"""
         UPDATE duroxide_activity_task SET lease_token = NULL, lease_until_ms = 0, worker = NULL,
-            attempts = attempts - %s, visible_at_ms = {db.now} + %s, last_error = COALESCE(%s, last_error),
-            start_by_ms = {"NULL" if begun else "start_by_ms"}
+            attempts = attempts - %s, visible_at_ms = {f"{db.now} + %s" if moved else "visible_at_ms"},
+            last_error = COALESCE(%s, last_error), start_by_ms = {"NULL" if begun else "start_by_ms"}
         WHERE {condition}""",
-        [0 if error else 1, delay_ms, seal(error), *parameters],
+        [0 if error else 1, *([delay_ms] if moved else []), seal(error), *parameters],
     )
 
 
@@ -454,21 +457,22 @@ def _pause_ms(interruptions: int) -> int:
     return min(1_000 << min(interruptions, 6), MAX_PAUSE_MS)
 
 
-def give_back(db: Database, keys: Sequence[tuple[int, int]], *, delay_ms: int = 100, error: str | None = None) -> None:
+def give_back(db: Database, keys: Sequence[tuple[int, int]], *, delay_ms: int = 0, error: str | None = None) -> None:
     """Undo the fetch of rows that this transaction just leased.
 
     Args:
         keys: (instance key, id) of each.
-        delay_ms: milliseconds until they can be fetched again.
+        delay_ms: milliseconds until they can be fetched again; 0: at once, in the place that they had.
         error: why, without payloads: it is stored so that it can be read without a key.
     """
     condition, parameters = db.keyed("duroxide_activity_task", keys)
+    visible_at = f"{db.now} + %s" if delay_ms else "visible_at_ms"
     db.execute(
         f"""
         UPDATE duroxide_activity_task SET lease_token = NULL, lease_until_ms = 0, worker = NULL,
-            attempts = attempts - 1, visible_at_ms = {db.now} + %s, last_error = COALESCE(%s, last_error)
+            attempts = attempts - 1, visible_at_ms = {visible_at}, last_error = COALESCE(%s, last_error)
         WHERE {condition}""",
-        [delay_ms, error, *parameters],
+        [*([delay_ms] if delay_ms else []), error, *parameters],
     )
 
 

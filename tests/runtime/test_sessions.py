@@ -9,6 +9,7 @@ from django.db import connections
 
 from duroxide_django import ConfigurationError, Runtime, RuntimeOptions
 from duroxide_django.models import Session
+from tests.runtime.program import work
 
 
 @pytest.fixture(autouse=True)
@@ -209,6 +210,36 @@ class TestCap:
             client.start_orchestration(f"notes-{number}", "Notes", f"session-{number}")
         for number in range(5):
             assert client.wait_for_orchestration(f"notes-{number}", 20_000).status == "Completed"
+
+    def test_does_not_make_sessions_wait_for_a_poll(self, client, program):
+        """What a worker can't have yet is not hidden: the next session has the place as soon as one is through."""
+        worker = program.dispatcher(max_sessions=3, slots=8)
+        for number in range(20):
+            client.start_orchestration(f"notes-{number}", "Notes", f"session-{number}")
+        client.start_orchestration("notes-without", "Notes", None)
+        work(worker)
+        assert client.list_instances_by_status("Running") == []
+
+    def test_leaves_the_others_to_other_workers_at_once(self, client, program):
+        """A worker with places finds what one at its cap can't have."""
+        for number in range(3):
+            client.start_orchestration(f"notes-{number}", "Notes", f"session-{number}")
+        work(program.dispatcher(slots=0))
+        full, free = program.dispatcher(max_sessions=1, slots=8), program.dispatcher(slots=8, owner="free")
+        assert len(full.fetcher.fetch(8, relaxed=False)) == 1
+        assert len(free.fetcher.fetch(8, relaxed=False)) == 2
+
+    def test_counts_atomic_activities_that_are_through(self, client, program):
+        """They commit without the loop, which then sees that there is room for another session."""
+        program.activity("Write", atomic=True)(lambda ctx, number: number)
+
+        @program.orchestration("Writes")
+        def writes(ctx, count):
+            yield ctx.all([ctx.schedule_activity("Write", n, session_id=f"s-{n}") for n in range(count)])
+
+        client.start_orchestration("writes-1", "Writes", 5)
+        work(program.dispatcher(max_sessions=1, slots=8))
+        assert client.get_status("writes-1").status == "Completed"
 
 
 class TestSerial:

@@ -135,10 +135,12 @@ def registry(ran):
 
 @pytest.fixture
 def make_worker(registry, backend):
-    """Return a dispatcher that takes Sum for quick and needs no lease for what is fresh, with its slots."""
+    """Return a dispatcher that takes Sum for quick, needs no lease for what is fresh, and has free slots."""
 
     def make():
         dispatcher = make_dispatcher(registry, Database(backend))
+        # Nothing is queued: what it schedules has a slot at once.
+        dispatcher.fetcher.fetch(1, relaxed=False)
         dispatcher.claimer.fresh_ms = sys.maxsize
         take_for_quick(dispatcher, "Sum")
         return dispatcher

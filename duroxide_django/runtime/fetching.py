@@ -1,0 +1,129 @@
+"""Fetching activities for the slots of a process, and deciding when new ones may have a slot without a fetch."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from duroxide_django.engine.registry import Registry
+from duroxide_django.runtime.claiming import SUSPECT_DELAY_MS
+from duroxide_django.runtime.config import Config
+from duroxide_django.runtime.metrics import Metrics
+from duroxide_django.runtime.slots import Slots
+from duroxide_django.storage import activities
+from duroxide_django.storage.activities import Task, Wanted
+from duroxide_django.storage.database import Database
+
+#: After a fetch that left nothing behind, new activities may have free slots without a fetch for this time, in seconds.
+#: No activity that waits in the queue can be passed by for longer.
+EAGER_S = 1.0
+
+
+class Fetcher:
+    """Fetches activities for one dispatcher.
+
+    Attributes:
+        left_some: whether the last fetch may have left activities that this worker can run.
+    """
+
+    def __init__(self, registry: Registry, config: Config, db: Database, slots: Slots, metrics: Metrics) -> None:
+        self._registry = registry
+        self._config = config
+        self._db = db
+        self._slots = slots
+        self._metrics = metrics
+        self._eager_until = float("-inf")
+        # Whether there were more sessions than this worker may have in flight.
+        self._crowded = False
+        self.left_some = False
+
+    def allows_eager(self) -> bool:
+        """Return whether new activities may have free slots at once: nothing else waits for them, of late."""
+        return time.monotonic() < self._eager_until
+
+    def forbid_eager(self) -> None:
+        """Let new activities queue up until a fetch has left nothing: some of this process went back to the queue."""
+        self._eager_until = float("-inf")
+
+    def wanted(self, limit: int) -> Wanted:
+        """Return what this worker can take now, ``limit`` activities at the most."""
+        sessions = self._slots.sessions()
+        tag_filter = self._config.tag_filter
+        return Wanted(
+            limit=limit,
+            names=sorted(self._registry.activities),
+            untagged=tag_filter.untagged,
+            tags=tag_filter.names,
+            owner=self._config.owner,
+            session_lease_ms=self._config.session_lease_ms,
+            sessions_in_flight=sorted(sessions),
+            new_sessions=max(0, self._config.max_sessions - len(sessions)),
+            busy_sessions=sorted(sessions) if self._config.serial_sessions else (),
+            serial_sessions=self._config.serial_sessions,
+        )
+
+    def fetch(self, limit: int, *, relaxed: bool) -> list[Task]:
+        """Lease up to ``limit`` activities, oldest first.
+
+        Args:
+            relaxed: see ``activities.fetch``.
+        """
+        began = time.monotonic()
+        wanted = self.wanted(limit)
+        if self._crowded and 0 < wanted.new_sessions < limit:
+            found = self._fetch_in_two(wanted, relaxed=relaxed)
+        else:
+            found = self._lease(wanted, relaxed=relaxed)
+            reached = wanted.new_sessions > 0 and len(_new_sessions(found, wanted)) >= wanted.new_sessions
+            self._crowded = reached or (self._crowded and wanted.new_sessions == 0)
+            # At the cap, those of sessions in flight and those without one are still to be had.
+            self.left_some = len(found) >= limit or reached
+        self._eager_until = float("-inf") if self.left_some else began + EAGER_S
+        self._metrics.add("worker_dispatcher_items_fetched", len(found))
+        return self._without_further_suspects(found)
+
+    def _fetch_in_two(self, wanted: Wanted, *, relaxed: bool) -> list[Task]:
+        """Fetch where sessions queue up for a place.
+
+        First no more than there are places, so that nothing is leased only to be given back; then what needs none.
+        """
+        found = self._lease(replace(wanted, limit=wanted.new_sessions), relaxed=relaxed)
+        if len(found) < wanted.new_sessions:
+            self._crowded = self.left_some = False
+            return found
+        new = _new_sessions(found, wanted)
+        in_flight = sorted({*wanted.sessions_in_flight, *new})
+        found += self._lease(
+            replace(
+                wanted,
+                limit=wanted.limit - len(found),
+                sessions_in_flight=in_flight,
+                new_sessions=0,
+                busy_sessions=in_flight if wanted.serial_sessions else (),
+            ),
+            relaxed=relaxed,
+        )
+        self.left_some = len(found) >= wanted.limit or len(new) < wanted.new_sessions
+        return found
+
+    def _lease(self, wanted: Wanted, *, relaxed: bool) -> list[Task]:
+        return activities.fetch(
+            self._db,
+            wanted,
+            lease_ms=self._config.activity_lease_ms,
+            worker=self._config.worker_id,
+            relaxed=relaxed,
+        )
+
+    def _without_further_suspects(self, found: list[Task]) -> list[Task]:
+        """Give all suspects but one back: the others must not be counted as its victims."""
+        suspects = sorted((task for task in found if self._slots.is_suspect(task)), key=lambda task: task.attempts)
+        if len(suspects) < 2:
+            return found
+        activities.release(self._db, suspects[:-1], delay_ms=SUSPECT_DELAY_MS)
+        return [task for task in found if task not in suspects[:-1]]
+
+
+def _new_sessions(found: list[Task], wanted: Wanted) -> set[str]:
+    """Return the sessions of fetched activities that had none in flight here."""
+    return {task.session_id for task in found if task.session_id is not None} - set(wanted.sessions_in_flight)
