@@ -146,6 +146,17 @@ class Dispatcher:
                 self.turn = work, began + self.moved_at - asked_at
             self.asked_at = None
 
+    def uncommitted(self) -> list[Finished]:
+        """Return the completions of this process that no commit has begun to write; from any thread."""
+        works, suspect, turn = [*self.works], self.suspect, self.turn
+        if suspect is not None:
+            works.append(suspect)
+        if turn is not None:
+            works.append(turn[0])
+        found = [*self.slots.finished(), *self.foreign, *self.held_back]
+        found += [item for work in works for item in work.finished]
+        return found + [item for computed in self.pending for item in computed.commit.finished]
+
     # One iteration
 
     def iterate(self, *, claiming: bool = True) -> bool:

@@ -22,6 +22,7 @@ from duroxide_django.runtime.config import Config
 from duroxide_django.runtime.dispatcher import Dispatcher
 from duroxide_django.runtime.hints import Hints
 from duroxide_django.runtime.housekeeping import Housekeeping
+from duroxide_django.runtime.leases import Keeper, Leases
 from duroxide_django.runtime.listener import DataVersion, Listener
 from duroxide_django.runtime.metrics import Metrics
 from duroxide_django.runtime.slots import BACKLOG_MS, ThreadSlots
@@ -78,6 +79,8 @@ class Loop(threading.Thread):
         self.failures = 0
         self._failed_at = 0.0
         self.watchdog = Watchdog(self)
+        self.leases = Leases(config, self.slots, lambda: [item.task for item in self.dispatcher.uncommitted()])
+        self._keeper = Keeper(db.alias, self.leases, self.watchdog.loop_hangs)
 
     def hint(self, what: str) -> None:
         """Say, from any thread, that something was enqueued (see wakeups)."""
@@ -117,6 +120,7 @@ class Loop(threading.Thread):
             self._housekeeping = Housekeeping(Database(self.db.alias), self.config.worker_id)
             self._housekeeping.start()
         self.watchdog.start()
+        self._keeper.start()
         try:
             while not self._turn():
                 pass
@@ -125,6 +129,7 @@ class Loop(threading.Thread):
             raise
         finally:
             self.watchdog.stop()
+            self._keeper.stop()
             wakeups.unsubscribe(self.db.alias, self.hint)
             if self._housekeeping is not None:
                 self._housekeeping.stop()
@@ -190,7 +195,7 @@ class Loop(threading.Thread):
         now = time.monotonic()
         # The backlog's clock counts only while there is one.
         names = self._next.keys() - (set() if self.slots.has_backlog() else {"backlog"})
-        until = min([self._poll_at, *(self._next[name] for name in names)])
+        until = min([self._poll_at, self.leases.next_at(), *(self._next[name] for name in names)])
         until = min(until, self._hints.next_at())
         for moment in (self.dispatcher.next_timer_ms, self.dispatcher.next_deadline_ms):
             if moment is not None:
@@ -260,30 +265,15 @@ class Loop(threading.Thread):
                 activities.release(self.db, waiting)
                 self.dispatcher.fetcher.forbid_eager()
                 self._announce(wakeups.ACTIVITIES)
+        self.leases.renew(self.db)
         held = self.slots.tasks()
-        if held:
-            if self._due("renewal", self.config.renewal_ms):
-                self._cancel_unless(activities.renew(self.db, held, lease_ms=self.config.activity_lease_ms), held)
-            elif self._due("cancel_check", self.config.cancel_check_ms):
-                self._cancel_unless(activities.still_wanted(self.db, held), held)
-                if progress := self.slots.progress():
-                    activities.record_progress(self.db, progress)
-        else:
-            # Nothing to renew or ask about: these clocks start with the next activity.
-            for name, interval in (
-                ("renewal", self.config.renewal_ms),
-                ("cancel_check", self.config.cancel_check_ms),
-            ):
-                if name in self._next:
-                    self._next[name] = time.monotonic() + interval / 1000
-        if self.config.runs_activities and self._due("sessions", self.config.session_renewal_ms):
-            workers.renew_sessions(
-                self.db,
-                owner=self.config.owner,
-                in_flight=sorted(self.slots.sessions()),
-                lease_ms=self.config.session_lease_ms,
-                idle_ms=self.config.session_idle_ms,
-            )
+        if not held:
+            # Nothing to ask about: this clock starts with the next activity.
+            self._next["cancel_check"] = time.monotonic() + self.config.cancel_check_ms / 1000
+        elif self._due("cancel_check", self.config.cancel_check_ms):
+            self.slots.cancel_unless(activities.still_wanted(self.db, held), held)
+            if progress := self.slots.progress():
+                activities.record_progress(self.db, progress)
         if self.config.runs_orchestrations:
             self._expire()
         if self._due("cleanup", SESSION_CLEANUP_MS):
@@ -305,11 +295,6 @@ class Loop(threading.Thread):
     def _deadline_passed(self) -> bool:
         deadline = self.dispatcher.next_deadline_ms
         return deadline is not None and deadline <= self.dispatcher.now_ms()
-
-    def _cancel_unless(self, wanted: set[int], held: list[Any]) -> None:
-        for task in held:
-            if task.id not in wanted:
-                self.slots.cancel((task.instance, task.execution_id, task.event_id))
 
     def _beat(self) -> None:
         config = self.config

@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
@@ -133,6 +133,11 @@ class Slots:
             self._finished.clear()
         return finished
 
+    def finished(self) -> list[Finished]:
+        """Return the completions that the loop has not taken yet."""
+        with self._lock:
+            return list(self._finished)
+
     def take_committed(self) -> int:
         """Return how many tasks committed their completion themselves since the last call."""
         with self._lock:
@@ -158,6 +163,12 @@ class Slots:
             running.context.cancel()
             if running.future is not None:
                 running.future.get_loop().call_soon_threadsafe(running.future.cancel)
+
+    def cancel_unless(self, wanted: Collection[int], tasks: Sequence[Task]) -> None:
+        """Cancel those of ``tasks`` whose keys are not among ``wanted``: somebody deleted or took them."""
+        for task in tasks:
+            if task.id not in wanted:
+                self.cancel(_address(task))
 
     def tasks(self) -> list[Task]:
         """Return the tasks held now."""

@@ -137,19 +137,15 @@ class Watchdog(threading.Thread):
         claimed = [other.claimed for other in neighbours]
         claimed += [item.commit.claimed for item in dispatcher.pending]
         parked = [Parked(claimed=item, delay_ms=0, blocked=None) for item in claimed if item.token is not None]
-        finished = [*dispatcher.foreign, *dispatcher.held_back, *loop.slots.take_finished()]
-        finished += [item for other in neighbours for item in other.finished]
-        finished += [item for computed in dispatcher.pending for item in computed.commit.finished]
-        if work is not None:
-            finished += work.finished
-            if work.claimed.token is not None:
-                blocked: dict[str, object] = {"reason": "hanging_turn", "message": self._found, "stack": list(where)}
-                parked.append(
-                    Parked(claimed=work.claimed, delay_ms=_PAUSE_MS, blocked=blocked, keep_attempt=True),
-                )
+        finished = [*loop.slots.take_finished(), *dispatcher.uncommitted()]
+        if work is not None and work.claimed.token is not None:
+            blocked: dict[str, object] = {"reason": "hanging_turn", "message": self._found, "stack": list(where)}
+            parked.append(
+                Parked(claimed=work.claimed, delay_ms=_PAUSE_MS, blocked=blocked, keep_attempt=True),
+            )
         with db.atomic():
             turns.park(db, [*parked, *dispatcher.parked])
-            activities.complete(db, finished)
+            activities.complete(db, list({item.task.lease: item for item in finished}.values()))
             activities.release(db, loop.slots.unstarted())
             activities.release(db, loop.slots.tasks(), begun=True)
             workers.remove(db, loop.config.worker_id)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from django.db import connections
 
-from duroxide_django.models import ActivityTask
+from duroxide_django.models import ActivityTask, Session
+from duroxide_django.runtime.watchdog import Watchdog
+from duroxide_django.storage.database import Database
 from tests.runtime.program import stopwatch
 
 #: A lease short enough to run out in a test, long enough to be renewed in time on a busy machine.
@@ -24,7 +28,7 @@ def workflows(program, gate):
 
     @program.orchestration("Holding")
     def holding(ctx, input):
-        return (yield ctx.schedule_activity("Held", input))
+        return (yield ctx.schedule_activity("Held", input, session_id=input))
 
 
 @pytest.fixture
@@ -59,6 +63,78 @@ class TestRenewal:
         for number in range(5):
             assert client.wait_for_orchestration(f"holding-{number}").output == 1
         assert len(program.ran) == 5
+
+
+class TestWhileTheLoopIsBusy:
+    """Turns that take long hold the thread up that renews otherwise."""
+
+    @pytest.fixture
+    def busy(self, program):
+        """Lets the loop's turn end."""
+        over, program.begun = threading.Event(), threading.Event()
+
+        @program.orchestration("Slow")
+        def slow(ctx, _):
+            program.begun.set()
+            over.wait(60)
+
+        yield over
+        over.set()
+
+    @pytest.fixture
+    def hold_up(self, client, program, start_runtime, gate, busy):
+        """Start a runtime, let it begin an activity of a session, and keep its loop busy; returns the runtime."""
+
+        def hold_up(**options):
+            runtime = start_runtime(worker_lock_timeout_ms=LEASE_MS, **options)
+            client.start_orchestration("holding-1", "Holding", "s")
+            gate.wait_entered()
+            client.start_orchestration("slow-1", "Slow")
+            assert program.begun.wait(10)
+            return runtime
+
+        return hold_up
+
+    def test_they_are_renewed(self, client, program, hold_up, start_runtime, busy, gate, task, wait_until):
+        """The activity runs once, though another worker is free."""
+        hold_up()
+        start_runtime(worker_lock_timeout_ms=LEASE_MS)
+        lease_ends = task().lease_until_ms
+        wait_until(lambda: task().lease_until_ms > lease_ends + 2 * LEASE_MS, timeout_s=10)
+        busy.set()
+        gate.open()
+        assert client.wait_for_orchestration("holding-1").output == 1
+        assert len(program.ran) == 1
+
+    def test_what_has_ended_is_kept_for_its_commit(
+        self, client, program, hold_up, start_runtime, busy, gate, task, wait_until
+    ):
+        """A result that waits for the loop is as good as recorded: nobody runs the activity again."""
+        runtime = hold_up()
+        start_runtime(worker_lock_timeout_ms=LEASE_MS)
+        gate.open()
+        wait_until(runtime._loop.slots.finished)
+        lease_ends = task().lease_until_ms
+        wait_until(lambda: task().lease_until_ms > lease_ends + 2 * LEASE_MS, timeout_s=10)
+        busy.set()
+        assert client.wait_for_orchestration("holding-1").output == 1
+        assert len(program.ran) == 1
+
+    def test_sessions_are_renewed(self, client, program, hold_up, backend, settings, wait_until):
+        """Another worker would take the session over in the middle of its activity."""
+        settings.DUROXIDE = {**settings.DUROXIDE, "SESSION_LEASE_MS": 900}
+        hold_up(session_idle_timeout_ms=60_000)
+        session = Session.objects.using(backend).get
+        lease_ends = session().lease_until_ms
+        wait_until(lambda: session().lease_until_ms > lease_ends + 900, timeout_s=10)
+
+    def test_a_loop_that_hangs_loses_them(self, hold_up, backend, settings, task, wait_until, monkeypatch):
+        """Even if they can't be given back: others are to have what it holds."""
+        settings.DUROXIDE = {**settings.DUROXIDE, "TURN_TIMEOUT_MS": 1_500}
+        monkeypatch.setattr(Watchdog, "_give_everything_back", lambda *_: None)
+        runtime = hold_up()
+        wait_until(lambda: runtime.hangs)
+        wait_until(lambda: task().lease_until_ms < Database(backend).now_ms(), timeout_s=10)
 
 
 class TestTakeOver:
