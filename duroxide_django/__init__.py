@@ -29,6 +29,7 @@ _MODULES = {
         "ConfigurationError",
         "DatabaseFileReplaced",
         "CorruptHistory",
+        "NewerEngine",
         "DuroxideError",
         "EngineError",
         "InstanceAlreadyExists",
@@ -161,6 +162,7 @@ if TYPE_CHECKING:
     from duroxide_django.exceptions import InvalidArgument as InvalidArgument
     from duroxide_django.exceptions import InvalidTask as InvalidTask
     from duroxide_django.exceptions import LimitExceeded as LimitExceeded
+    from duroxide_django.exceptions import NewerEngine as NewerEngine
     from duroxide_django.exceptions import NondeterminismError as NondeterminismError
     from duroxide_django.exceptions import NonRetryable as NonRetryable
     from duroxide_django.exceptions import OrchestrationCancelled as OrchestrationCancelled

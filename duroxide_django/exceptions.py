@@ -153,6 +153,10 @@ class CorruptHistory(DuroxideError):
     """The recorded history can't be decoded."""
 
 
+class NewerEngine(CorruptHistory):
+    """The execution was begun by a newer release, whose engine this one does not know."""
+
+
 class PayloadUnreadable(DuroxideError):
     """A stored payload can't be decoded here: its codec, or the key that it needs, is not configured."""
 

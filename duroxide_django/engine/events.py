@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from duroxide_django.engine.codecs import dumps, loads
-from duroxide_django.exceptions import CorruptHistory
+from duroxide_django.exceptions import CorruptHistory, NewerEngine
 
 _PAYLOADS = frozenset({"input", "result", "output", "data", "details"})
 _COMMON = ("event_id", "timestamp_ms", "source_event_id")
@@ -86,6 +86,15 @@ class OrchestrationStarted(Event):
     initial_custom_status: str | None = None
     strict_events: bool | None = None
     engine: int = ENGINE_VERSION
+
+
+def require_known_engine(first: Event) -> None:
+    """Raise NewerEngine if a newer release began the execution whose first event this is."""
+    if isinstance(first, OrchestrationStarted) and first.engine > ENGINE_VERSION:
+        raise NewerEngine(
+            f"The execution was begun by engine {first.engine}; this release knows engines up to {ENGINE_VERSION}. "
+            "Start workers of the release that began it."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -132,9 +132,11 @@ class LiveExecution:
         Raises:
             NondeterminismError: the code does not do what history says it did.
             CorruptHistory: history is empty or doesn't begin with OrchestrationStarted.
+            NewerEngine: a newer release began the execution.
         """
         if not history or not isinstance(history[0], events.OrchestrationStarted):
             raise CorruptHistory(f"The history of {self.instance_id!r} does not begin with OrchestrationStarted.")
+        events.require_known_engine(history[0])
         self.run_isolated(self._replay, history)
 
     def run_isolated(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from duroxide_django.engine.registry import Registry
 from duroxide_django.engine.replay import LiveExecution
-from duroxide_django.exceptions import CorruptHistory, NondeterminismError, PayloadUnreadable
+from duroxide_django.exceptions import CorruptHistory, NewerEngine, NondeterminismError, PayloadUnreadable
 from duroxide_django.runtime.config import engine_options
 from duroxide_django.storage import health, turns
 from duroxide_django.storage.database import Database, Row
@@ -21,7 +21,8 @@ class Checked:
     """One instance's check.
 
     Attributes:
-        problem: ``nondeterminism``, ``missing_code``, ``corrupt_history``, ``payload_unreadable``; None: it replays.
+        problem: ``nondeterminism``, ``missing_code``, ``newer_engine``, ``corrupt_history``, ``payload_unreadable``;
+            None: it replays.
         message: the problem in words.
     """
 
@@ -86,7 +87,7 @@ def _check(
         options=engine_options(),
     )
     try:
-        events = [turns.decode(stored) for stored in history]
+        events = turns.decode_history(history)
         if any(event.kind == "OrchestrationContinuedAsNew" for event in events):
             # The next execution begins with the next turn, on any code.
             return result()
@@ -95,6 +96,8 @@ def _check(
         return result("nondeterminism", str(exc))
     except PayloadUnreadable as exc:
         return result("payload_unreadable", str(exc))
+    except NewerEngine as exc:
+        return result("newer_engine", str(exc))
     except CorruptHistory as exc:
         return result("corrupt_history", str(exc))
     finally:

@@ -49,9 +49,7 @@ class Instance(models.Model):
     current_execution_id = models.IntegerField(_("current execution"), default=1)
     custom_status_version = models.IntegerField(default=0)
     last_event_id = models.IntegerField(default=0, help_text=_("Highest event id of the current execution."))
-    turns = models.IntegerField(
-        default=0, help_text=_("Committed turns: tells whether a live execution is up to date.")
-    )
+    turns = models.IntegerField(default=0, help_text=_("Committed turns."))
     attempts = models.IntegerField(default=0, help_text=_("Turns begun since the last one that was committed."))
     updated_ms = models.BigIntegerField(_("updated"))
     lease_until_ms = models.BigIntegerField(default=0)
@@ -67,6 +65,14 @@ class Instance(models.Model):
         max_length=MAX_VERSION_CHARS,
         null=True,
         help_text=_("Exact once the first turn has run."),
+    )
+    # A count would not do: a store that was set back, as by a failover to a standby that lagged, comes to it again.
+    mark = models.BigIntegerField(
+        db_default=0,
+        help_text=_("Random, new with each committed turn: tells whether a live execution is up to date."),
+    )
+    engine = models.SmallIntegerField(
+        db_default=1, help_text=_("Number of the engine that began the current execution: older ones leave it alone.")
     )
 
     class Meta:

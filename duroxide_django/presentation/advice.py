@@ -30,6 +30,9 @@ _CURES = {
     "corrupt_history": gettext_lazy(
         "The history can’t be read, perhaps because a newer version wrote it. Update the workers."
     ),
+    "newer_engine": gettext_lazy(
+        "A newer release of duroxide_django began this execution. Start workers of that release, or finish the update."
+    ),
     "payload_unreadable": gettext_lazy(
         "Give the workers the payload codec and the keys that wrote it (setting PAYLOAD_CODEC); it goes on by itself."
     ),

@@ -19,7 +19,7 @@ class Cached:
 
     def fits(self, claimed: Claimed) -> bool:
         """Return whether nobody has gone on with the instance since."""
-        return self.claimed.turns == claimed.turns
+        return self.claimed.mark == claimed.mark
 
 
 class Cache:
@@ -66,22 +66,22 @@ class Cache:
             oldest = next(iter(self._entries))
             self.drop(oldest)
 
-    def put_mailbox(self, key: int, turns: int, mailbox: Mailbox) -> None:
+    def put_mailbox(self, key: int, mark: int, mailbox: Mailbox) -> None:
         """Keep the mailbox of an instance for its next execution.
 
         Args:
-            turns: the turns committed so far; it is valid as long as that doesn't change.
+            mark: the mark of the instance's row; it is valid as long as that doesn't change.
         """
         self._pop_mailbox(key)
-        self._mailboxes[key] = turns, mailbox
+        self._mailboxes[key] = mark, mailbox
         self._mail_size += mailbox.size
         while self._mailboxes and (len(self._mailboxes) > self._max_count or self._mail_size > self._max_bytes):
             self._pop_mailbox(next(iter(self._mailboxes)))
 
-    def take_mailbox(self, key: int, turns: int) -> Mailbox | None:
+    def take_mailbox(self, key: int, mark: int) -> Mailbox | None:
         """Remove and return the mailbox of an instance, if nobody has gone on with it since."""
         kept = self._pop_mailbox(key)
-        return kept[1] if kept is not None and kept[0] == turns else None
+        return kept[1] if kept is not None and kept[0] == mark else None
 
     def _pop_mailbox(self, key: int) -> tuple[int, Mailbox] | None:
         kept = self._mailboxes.pop(key, None)

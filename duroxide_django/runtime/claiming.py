@@ -204,7 +204,7 @@ class Claimer:
             bases = turns.read_kv_bases(self._db, executions + begun, unreadable)
             for work in renewed:
                 if work.claimed.attempts <= 1:
-                    work.mailbox = self._cache.take_mailbox(work.claimed.key, work.claimed.turns)
+                    work.mailbox = self._cache.take_mailbox(work.claimed.key, work.claimed.mark)
             without = [work for work in (*cold, *renewed) if work.mailbox is None]
             mail = turns.read_mail(self._db, [work.claimed.key for work in without], unreadable)
             for work in (*cold, *renewed):

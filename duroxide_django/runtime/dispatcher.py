@@ -478,14 +478,14 @@ class Dispatcher:
                 claimed.version = commit.version
                 claimed.execution_id = commit.execution_id
                 claimed.last_event_id = commit.last_event_id
-                claimed.turns += 1
+                claimed.mark = commit.mark
                 claimed.blocked = None
                 self.cache.put(claimed.key, Cached(execution, claimed))
                 continue
             self.cache.drop(claimed.key)
             if execution is not None:
                 if claimed.key in committed.done and isinstance(commit.result.outcome, ContinuedAsNew):
-                    self.cache.put_mailbox(claimed.key, claimed.turns + 1, execution.mailbox)
+                    self.cache.put_mailbox(claimed.key, commit.mark, execution.mailbox)
                 execution.close()
 
     def _hand_over(self, commit: Commit, committed: Committed) -> None:

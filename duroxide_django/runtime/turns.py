@@ -23,7 +23,7 @@ from duroxide_django.engine.outcome import TurnEnvironment, TurnResult
 from duroxide_django.engine.registry import Registry
 from duroxide_django.engine.replay import LiveExecution
 from duroxide_django.engine.turn import Start, Turn, end_without_code
-from duroxide_django.exceptions import CorruptHistory, NondeterminismError, PayloadUnreadable
+from duroxide_django.exceptions import CorruptHistory, NewerEngine, NondeterminismError, PayloadUnreadable
 from duroxide_django.logs import log_exception, orchestration_log, runtime_log
 from duroxide_django.runtime.cache import Cached
 from duroxide_django.runtime.config import Config
@@ -33,7 +33,7 @@ from duroxide_django.storage.commits import Commit
 from duroxide_django.storage.database import Database
 from duroxide_django.storage.faults import is_transient
 from duroxide_django.storage.health import DATABASE_FAILED, REFUSED
-from duroxide_django.storage.turns import Claimed, Parked, StoredEvent, decode
+from duroxide_django.storage.turns import Claimed, Parked, StoredEvent, decode, decode_history
 from duroxide_django.tracing import span
 
 #: An instance that can't go on is tried again after 1, 2, 4 … 60 seconds.
@@ -128,6 +128,8 @@ class TurnComputer:
             return self._unreplayable(work, exc, now_ms)
         except PayloadUnreadable as exc:
             return self._unreadable(work, str(exc), now_ms)
+        except NewerEngine as exc:
+            return self._blocked(work, {"reason": "newer_engine", "message": str(exc)}, now_ms)
         except CorruptHistory as exc:
             return self._blocked(work, {"reason": "corrupt_history", "message": str(exc)}, now_ms)
         except (DatabaseError, InterfaceError) as exc:
@@ -166,7 +168,7 @@ class TurnComputer:
                 options=self.config.engine,
             )
             if beginning is None:
-                execution.replay([decode(stored) for stored in work.history])
+                execution.replay(decode_history(work.history))
                 if execution.ended:
                     # It was parked, and an event came between the end of that and of its messages' hiding.
                     return self._parked(work, {"reason": "no_start", "message": "continue-as-new is not visible yet"})

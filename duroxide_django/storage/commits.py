@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from django.db import DataError
 
 from duroxide_django.engine import messages
+from duroxide_django.engine.events import ENGINE_VERSION
 from duroxide_django.engine.outcome import Completed, ContinuedAsNew, Failed, TurnResult
 from duroxide_django.storage import activities, outbox
 from duroxide_django.storage.activities import Finished
-from duroxide_django.storage.database import Database, Row, Statement
+from duroxide_django.storage.database import Database, Row, Statement, new_token
 from duroxide_django.storage.turns import Claimed, delete_messages
 
 
@@ -28,6 +29,7 @@ class Commit:
         finished: activities of this process whose completions it took without a message.
         input: given when the turn began a new execution.
         eager: schedule events of new activities that this process takes at once, with their lease tokens.
+        mark: marks the row that the turn leaves behind, at random.
     """
 
     claimed: Claimed
@@ -38,6 +40,7 @@ class Commit:
     finished: list[Finished] = field(default_factory=list)
     input: str | None = None
     eager: dict[int, int] = field(default_factory=dict)
+    mark: int = field(default_factory=new_token)
 
     @property
     def last_event_id(self) -> int:
@@ -220,14 +223,14 @@ def _by_guard(turns: Sequence[Commit]) -> list[tuple[list[Commit], str]]:
     return [(group, how) for group, how in ((leased, _LEASED), (unclaimed, _OPTIMISTIC)) if group]
 
 
-# Leased turns are guarded by their token, turns without a claim by the number of turns they saw, and only if nobody
-# holds the row: waiting for another worker's row lock here could deadlock. NOT IN, as the planner would take the
-# index of the open instances for =, and then look at each of them.
+# All turns are guarded by the mark of the row that they saw, leased ones by their token too; those without a claim are
+# written only if nobody holds the row: waiting for another worker's row lock here could deadlock. NOT IN, as the
+# planner would take the index of the open instances for =, and then look at each of them.
 _LEASED = "i.lease_token = r.token"
 _OPTIMISTIC = "i.lease_token IS NULL AND i.lease_until_ms <= {now} AND i.status NOT IN ('Completed', 'Failed')"
 
 _GUARD_COLUMNS = (
-    ("row_id", "bigint"), ("token", "bigint"), ("seen_turns", "int"),
+    ("row_id", "bigint"), ("token", "bigint"), ("seen_mark", "bigint"), ("mark", "bigint"), ("engine", "int"),
     ("execution_id", "int"), ("event_id", "int"), ("version", "text"), ("status", "text"), ("cancelled", "boolean"),
     ("status_changed", "int"), ("custom_status", "payload"),
 )  # fmt: skip
@@ -239,7 +242,9 @@ def _guard(db: Database, turns: Sequence[Commit], condition: str) -> Statement:
         (
             turn.claimed.key,
             turn.claimed.token,
-            turn.claimed.turns,
+            turn.claimed.mark,
+            turn.mark,
+            ENGINE_VERSION if turn.input is not None else None,
             turn.execution_id,
             turn.last_event_id,
             turn.next_version,
@@ -251,7 +256,7 @@ def _guard(db: Database, turns: Sequence[Commit], condition: str) -> Statement:
         for turn in turns
     ]
     source, parameters = db.rows(_GUARD_COLUMNS, values)
-    guard = f"i.id = r.row_id AND {condition.format(now=db.now)} AND i.turns = r.seen_turns"
+    guard = f"i.id = r.row_id AND {condition.format(now=db.now)} AND i.mark = r.seen_mark"
     lock = ""
     if condition is _OPTIMISTIC and db.features.skip_locked:
         lock = f"""WITH free AS MATERIALIZED (
@@ -265,7 +270,8 @@ def _guard(db: Database, turns: Sequence[Commit], condition: str) -> Statement:
             custom_status = CASE WHEN r.status_changed = 1 THEN r.custom_status ELSE i.custom_status END,
             custom_status_version = i.custom_status_version + r.status_changed, updated_ms = {db.now},
             completed_ms = CASE WHEN r.status IN ('Completed', 'Failed') THEN {db.now} END,
-            lease_token = NULL, lease_until_ms = 0, attempts = 0, blocked = NULL
+            lease_token = NULL, lease_until_ms = 0, attempts = 0, blocked = NULL, mark = r.mark,
+            engine = COALESCE(r.engine, i.engine)
         FROM {source} WHERE {guard} RETURNING id""",
         parameters,
     )

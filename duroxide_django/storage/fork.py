@@ -33,9 +33,9 @@ def _copy(db: Database, source: Target, new_instance_id: str) -> int:
         f"""
         INSERT INTO duroxide_instance (instance_id, name, version, status, is_cancelled, current_execution_id,
             last_event_id, turns, custom_status, custom_status_version, created_ms, updated_ms, lease_until_ms,
-            attempts)
+            attempts, engine)
         SELECT %s, name, version, 'Running', false, current_execution_id, last_event_id, 0, custom_status,
-            custom_status_version, {db.now}, {db.now}, 0, 0
+            custom_status_version, {db.now}, {db.now}, 0, 0, engine
         FROM duroxide_instance WHERE id = %s ON CONFLICT (instance_id) DO NOTHING RETURNING id""",
         [new_instance_id, source.key],
     )

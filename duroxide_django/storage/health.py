@@ -82,6 +82,8 @@ _BLOCKED_CURES = {
     "or cancel the instance with force.",
     REFUSED: "Look at the message: the database refuses the rows of this turn. Mend its cause; "
     "it is tried again by itself until it counts as poison.",
+    "newer_engine": "A newer release of duroxide_django began this execution. Start workers of that release, or "
+    "finish the update; it is tried again by itself, and does not count as an attempt.",
     "payload_unreadable": "Give the workers the payload codec and the keys that wrote it (setting PAYLOAD_CODEC); "
     "it is tried again by itself.",
     "hanging_turn": "The orchestration function does not come to its next yield: mend the loop or the blocking call at "

@@ -9,7 +9,7 @@ from typing import Any
 from django.db import IntegrityError
 
 from duroxide_django.engine import messages
-from duroxide_django.storage.database import Database
+from duroxide_django.storage.database import Database, new_token
 from duroxide_django.storage.payloads import seal
 
 _START_COLUMNS = (
@@ -178,11 +178,13 @@ def deliver(
     Returns:
         True: enqueued; False: the instance has ended; None: there is no such instance.
     """
-    if force:
-        with db.atomic():
+    if kind != messages.CANCEL:
+        return _deliver(db, instance_id, kind, name, payload, force)
+    with db.atomic():
+        if force:
             _make_claimable(db, instance_id)
-            return _deliver(db, instance_id, kind, name, payload, force)
-    return _deliver(db, instance_id, kind, name, payload, force)
+        _overtake(db, instance_id)
+        return _deliver(db, instance_id, kind, name, payload, force)
 
 
 def _deliver(db: Database, instance_id: str, kind: str, name: str | None, payload: str, force: bool) -> bool | None:
@@ -197,6 +199,23 @@ def _deliver(db: Database, instance_id: str, kind: str, name: str | None, payloa
         return True
     found = db.fetch("SELECT 1 FROM duroxide_instance WHERE instance_id = %s", [instance_id])
     return False if found else None
+
+
+def _overtake(db: Database, instance_id: str) -> None:
+    """Let no turn be committed that was computed without the cancel that follows: it would end the instance.
+
+    One that waits to be processed has done so already; to do it again and again would keep the turn from its end.
+    """
+    db.execute(
+        f"""
+        UPDATE duroxide_instance SET mark = %s,
+            attempts = CASE WHEN lease_token IS NULL THEN attempts ELSE attempts - 1 END,
+            lease_until_ms = CASE WHEN lease_token IS NULL THEN lease_until_ms ELSE 0 END, lease_token = NULL
+        WHERE instance_id = %s AND status = 'Running' AND NOT EXISTS (
+            SELECT 1 FROM duroxide_message m
+            WHERE m.instance_id = duroxide_instance.id AND m.kind = '{messages.CANCEL}')""",
+        [new_token(), instance_id],
+    )
 
 
 def _make_claimable(db: Database, instance_id: str) -> None:

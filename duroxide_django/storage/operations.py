@@ -1,12 +1,12 @@
 """Operators' changes to single instances: pause, resume, answer an activity by hand, hurry it on.
 
-Call each inside a transaction. A write to an instance's row raises ``turns``, so that live executions elsewhere notice.
+Call each inside a transaction. A write to an instance's row changes its mark, so that live executions elsewhere notice.
 """
 
 from __future__ import annotations
 
 from duroxide_django.engine import messages
-from duroxide_django.storage.database import Database
+from duroxide_django.storage.database import Database, new_token
 from duroxide_django.storage.health import PAUSED
 from duroxide_django.storage.inbox import Outgoing, send
 from duroxide_django.storage.payloads import seal_blocked
@@ -27,9 +27,9 @@ def pause(db: Database, instance_id: str, *, message: str) -> bool:
     changed = db.execute(
         f"""
         UPDATE duroxide_instance SET lease_token = NULL, lease_until_ms = %s, attempts = 0, blocked = %s,
-            turns = turns + 1, updated_ms = {db.now}
+            mark = %s, updated_ms = {db.now}
         WHERE instance_id = %s AND status = 'Running'""",
-        [FOR_EVER_MS, blocked, instance_id],
+        [FOR_EVER_MS, blocked, new_token(), instance_id],
     )
     return bool(changed)
 

@@ -8,7 +8,7 @@ from duroxide_django.engine import events, messages
 from duroxide_django.engine.cuts import custom_status_after, kv_after
 from duroxide_django.engine.outcome import NewActivity
 from duroxide_django.storage import activities, retention, turns
-from duroxide_django.storage.database import Database
+from duroxide_django.storage.database import Database, new_token
 from duroxide_django.storage.inbox import Outgoing, send
 from duroxide_django.storage.operations import FOR_EVER_MS
 from duroxide_django.storage.payloads import seal, unseal
@@ -114,11 +114,11 @@ def _reopen(db: Database, key: int, *, status: str, execution_id: int, last_even
     db.execute(
         f"""
         UPDATE duroxide_instance SET status = %s, is_cancelled = false, current_execution_id = %s,
-            last_event_id = %s, turns = turns + 1, completed_ms = NULL, lease_token = NULL, attempts = 0,
+            last_event_id = %s, mark = %s, completed_ms = NULL, lease_token = NULL, attempts = 0,
             lease_until_ms = CASE WHEN lease_until_ms = %s THEN lease_until_ms ELSE 0 END,
             blocked = CASE WHEN lease_until_ms = %s THEN blocked END, updated_ms = {db.now}
         WHERE id = %s""",
-        [status, execution_id, last_event_id, FOR_EVER_MS, FOR_EVER_MS, key],
+        [status, execution_id, last_event_id, new_token(), FOR_EVER_MS, FOR_EVER_MS, key],
     )
 
 

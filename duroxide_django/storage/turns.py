@@ -9,6 +9,7 @@ from operator import itemgetter
 from typing import Any
 
 from duroxide_django.engine import events
+from duroxide_django.engine.events import ENGINE_VERSION
 from duroxide_django.engine.kv import Entry
 from duroxide_django.engine.messages import CONTINUE_AS_NEW, START, Mail, Message
 from duroxide_django.exceptions import DuroxideError
@@ -28,7 +29,7 @@ class Claimed:
 
     Attributes:
         key: the row's key: one life of the instance id.
-        turns: how many turns were committed before.
+        mark: random mark of the last committed turn, or of a later change of the row by a client.
         token: the turn lease, or None when the row was not claimed.
         custom_status: as it is stored (see ``initial_custom_status``).
     """
@@ -40,7 +41,7 @@ class Claimed:
     status: str
     execution_id: int
     last_event_id: int
-    turns: int
+    mark: int
     parent: int | None
     parent_execution_id: int | None
     parent_event_id: int | None
@@ -69,7 +70,7 @@ def claim(
     Args:
         lease_ms: milliseconds until another worker may claim them.
         known: ``name@version`` of the code this worker has, and ``name@`` for any version.
-        grace_ms: milliseconds for which instances with other code are left to workers that have it.
+        grace_ms: milliseconds for which instances with other code, or of a newer engine, are left to other workers.
         patience_ms: milliseconds for which all are left to the worker that leads.
         relaxed: let this transaction's commit return before it is on disk: a lease that a crash of the server
             forgets is merely taken again.
@@ -80,7 +81,7 @@ def claim(
     """
     token = new_token()
     lock = f"FOR UPDATE OF i {db.features.skip_locked}" if db.features.skip_locked else ""
-    has_code, parameter = db.any_of("(i.name || '@' || COALESCE(i.version, ''))", known)
+    has_code, parameter = _has_code(db, known)
     found = db.fetch(
         f"""
         WITH candidate AS MATERIALIZED (
@@ -90,7 +91,7 @@ def claim(
             ORDER BY m.visible_at_ms, m.id LIMIT %s {lock})
         UPDATE duroxide_instance SET lease_token = %s, lease_until_ms = {db.now} + %s, attempts = attempts + 1
         WHERE id IN (SELECT id FROM candidate)
-        RETURNING id, instance_id, name, version, status, current_execution_id, last_event_id, turns, parent_id,
+        RETURNING id, instance_id, name, version, status, current_execution_id, last_event_id, mark, parent_id,
             parent_execution_id, parent_event_id, custom_status, attempts, blocked, {db.now},
             ({_NEXT.format(now=db.now)}),
             {db.features.relaxed_commit if relaxed else "NULL"}""",
@@ -101,6 +102,12 @@ def claim(
     found.sort(key=lambda row: row[0])
     *_, now_ms, next_ms, _ = found[0]
     return [_claimed(row, token) for row in found], int(now_ms), None if next_ms is None else int(next_ms) + patience_ms
+
+
+def _has_code(db: Database, known: Sequence[str]) -> tuple[str, Any]:
+    """Return (condition that this worker can compute instance ``i``, its parameter)."""
+    condition, parameter = db.any_of("(i.name || '@' || COALESCE(i.version, ''))", known)
+    return f"({condition} AND i.engine <= {ENGINE_VERSION})", parameter
 
 
 #: When the next message becomes visible.
@@ -118,7 +125,7 @@ def _claimed(row: Sequence[Any], token: int | None) -> Claimed:
         status=row[4],
         execution_id=row[5],
         last_event_id=row[6],
-        turns=row[7],
+        mark=row[7],
         parent=row[8],
         parent_execution_id=row[9],
         parent_event_id=row[10],
@@ -164,7 +171,7 @@ def read_fresh(
 ) -> Fresh | None:
     """Read the instances whose messages have just become visible, with these messages; nothing is leased or written.
 
-    Their turns are guarded as turns of local completions are: by the number of turns that the instance had. So two
+    Their turns are guarded as turns of local completions are: by the mark that the instance's row had. So two
     workers may read the same; one of them then has computed in vain.
 
     Args:
@@ -178,10 +185,10 @@ def read_fresh(
     Returns:
         None: something must be leased, so ``claim``.
     """
-    has_code, parameter = db.any_of("(i.name || '@' || COALESCE(i.version, ''))", known)
+    has_code, parameter = _has_code(db, known)
     found = db.fetch(
         f"""
-        SELECT i.id, i.instance_id, i.name, i.version, i.status, i.current_execution_id, i.last_event_id, i.turns,
+        SELECT i.id, i.instance_id, i.name, i.version, i.status, i.current_execution_id, i.last_event_id, i.mark,
             i.parent_id, i.parent_execution_id, i.parent_event_id,
             CASE WHEN m.kind = '{CONTINUE_AS_NEW}' THEN i.custom_status END, i.attempts, i.blocked, {db.now},
             m.id, m.kind, m.execution_id, m.event_id, m.name, m.payload, m.force, m.due_ms, m.visible_at_ms,
@@ -327,6 +334,19 @@ def decode(stored: StoredEvent) -> events.Event:
         source_event_id=source_event_id,
         data=unseal_event(data),
     )
+
+
+def decode_history(stored: Sequence[StoredEvent]) -> list[events.Event]:
+    """Return the events of an execution.
+
+    Raises:
+        NewerEngine: a newer release began it; its other events may be of kinds that are not known here.
+        CorruptHistory: an event can't be read.
+        PayloadUnreadable: a key or a codec is missing.
+    """
+    if stored:
+        events.require_known_engine(decode(stored[0]))
+    return [decode(row) for row in stored]
 
 
 def read_kv_bases(
