@@ -123,7 +123,7 @@ class Dispatcher:
 
     def now_ms(self) -> int:
         """Return the time by the database's clock in epoch milliseconds, without asking it each time."""
-        virtual = virtual_now_ms.get()
+        virtual = virtual_now_ms()
         if virtual is not None:
             return virtual
         if self._database_ms is None:

@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from contextvars import Context, ContextVar
+from dataclasses import dataclass
 
-#: Epoch milliseconds that stand in for the database's clock in this context, or None.
-virtual_now_ms: ContextVar[int | None] = ContextVar("duroxide_virtual_now_ms", default=None)
+
+@dataclass(slots=True)
+class VirtualTime:
+    """An instant that stands in for the database's clock, epoch milliseconds; None once it no longer does."""
+
+    now_ms: int | None
+
+
+#: The instant of this context. The object is shared, so that functions in contexts of their own can move it.
+virtual_time: ContextVar[VirtualTime | None] = ContextVar("duroxide_virtual_time", default=None)
+
+
+def virtual_now_ms() -> int | None:
+    """Return the epoch milliseconds that stand in for the database's clock in this context, or None."""
+    time = virtual_time.get()
+    return None if time is None else time.now_ms
 
 
 def clean_context() -> Context:
@@ -14,7 +29,6 @@ def clean_context() -> Context:
     What one activity sets (a tenant, a language, bound log fields) must not be seen by the next.
     """
     context = Context()
-    virtual = virtual_now_ms.get()
-    if virtual is not None:
-        context.run(virtual_now_ms.set, virtual)
+    if (time := virtual_time.get()) is not None:
+        context.run(virtual_time.set, time)
     return context

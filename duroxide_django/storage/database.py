@@ -72,12 +72,12 @@ class Database:
     @property
     def now(self) -> str:
         """The SQL expression for now, in epoch milliseconds: the database's clock, or the virtual instant."""
-        virtual = virtual_now_ms.get()
+        virtual = virtual_now_ms()
         return self.features.now if virtual is None else str(int(virtual))
 
     def now_ms(self) -> int:
         """Return the time by the database's clock (one query), or the virtual instant."""
-        virtual = virtual_now_ms.get()
+        virtual = virtual_now_ms()
         return int(self.fetch(f"SELECT {self.features.now}")[0][0]) if virtual is None else virtual
 
     def atomic(self, *, durable: bool = False) -> AbstractContextManager[Any]:

@@ -7,19 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from duroxide_django.exceptions import InvalidArgument
-from duroxide_django.storage.clock import virtual_now_ms
+from duroxide_django.storage.clock import VirtualTime, virtual_time
 
 
 class VirtualClock:
     """The time that storage and orchestrations see inside ``virtual_clock()``."""
 
+    def __init__(self) -> None:
+        self._time = virtual_time.get() or VirtualTime(None)
+
     @property
     def now_ms(self) -> int:
         """The virtual time in epoch milliseconds."""
-        now = virtual_now_ms.get()
-        if now is None:
+        now_ms = self._time.now_ms
+        if now_ms is None:
             raise InvalidArgument("The virtual clock runs only inside its with block.")
-        return now
+        return now_ms
 
     def advance(self, *, ms: int = 0, seconds: float = 0, minutes: float = 0, hours: float = 0, days: float = 0) -> int:
         """Move forward by the sum of the arguments; returns the new time in epoch milliseconds."""
@@ -30,19 +33,21 @@ class VirtualClock:
         """Jump to a later time, epoch milliseconds; returns it."""
         if now_ms < self.now_ms:
             raise InvalidArgument(f"The clock can't go back from {self.now_ms} to {now_ms}.")
-        virtual_now_ms.set(now_ms)
+        self._time.now_ms = now_ms
         return now_ms
 
 
 @contextmanager
 def virtual_clock(start_ms: int | None = None) -> Iterator[VirtualClock]:
-    """Let storage see a virtual time in this thread (and its async tasks).
+    """Let storage see a virtual time in this thread (and its async tasks). Workflows may move the clock too.
 
     Args:
         start_ms: epoch milliseconds at which it stands first; None: the real time.
     """
-    token = virtual_now_ms.set(int(time.time() * 1000) if start_ms is None else start_ms)
+    instant = VirtualTime(int(time.time() * 1000) if start_ms is None else start_ms)
+    token = virtual_time.set(instant)
     try:
         yield VirtualClock()
     finally:
-        virtual_now_ms.reset(token)
+        virtual_time.reset(token)
+        instant.now_ms = None

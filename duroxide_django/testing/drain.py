@@ -65,7 +65,7 @@ def drain(
     dispatcher = Dispatcher(slots.registry, config, db, slots, metrics)
     # Outside a virtual clock, jumping needs one; without jumping the real time is right.
     # It begins by the database's clock, which dated what is enqueued.
-    clock = virtual_clock(db.now_ms()) if jump and virtual_now_ms.get() is None else nullcontext(VirtualClock())
+    clock = virtual_clock(db.now_ms()) if jump and virtual_now_ms() is None else nullcontext(VirtualClock())
     ran = 0
     # Instances that can't go on. Waiting doesn't bring other code in the middle of a call.
     parked: set[int] = set()

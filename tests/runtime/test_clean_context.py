@@ -11,7 +11,7 @@ import pytest
 import structlog
 from django.utils import timezone, translation
 
-from duroxide_django.testing import run_orchestration
+from duroxide_django.testing import run_orchestration, virtual_clock
 
 TENANT = ContextVar("tenant", default="nobody")
 HONOLULU = dt.timezone(dt.timedelta(hours=-10), "HST")
@@ -193,3 +193,23 @@ def test_clean_up_of_a_generator_runs_in_its_own_context(client, program):
     program.drain(jump=False)
     assert client.get_status("o-1").output == [CLEAN, CLEAN]
     assert settings_seen() == CLEAN
+
+
+def test_functions_may_move_the_virtual_clock(client, program):
+    """What takes a while in production takes virtual time in a test."""
+
+    @program.activity("Long")
+    def long(ctx, input):
+        clock.advance(minutes=5)
+
+    @program.orchestration("Timed")
+    def timed(ctx, input):
+        before = yield ctx.utc_now()
+        clock.advance(seconds=1)
+        yield ctx.schedule_activity("Long")
+        return (yield ctx.utc_now()) - before
+
+    with virtual_clock() as clock:
+        client.start_orchestration("timed-1", "Timed")
+        program.drain()
+        assert client.get_status("timed-1").output == 301_000
