@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from duroxide_django.attempt_clock import AttemptClock
 from duroxide_django.engine.codecs import dumps
 from duroxide_django.logs import activity_log
 from duroxide_django.registry import default_registry
@@ -57,13 +58,13 @@ class ActivityContext:
         attempt: place in a retry loop, from 1.
         max_attempts: attempts of that loop, or None.
         delivery: how often this attempt was handed to a worker, from 1; above 1 after a crash or a fault of a database.
-        deadline_ms: when this attempt times out, epoch milliseconds, or None.
+        deadline_ms: when this attempt times out, epoch milliseconds by this host's clock, or None.
         idempotency_key: the same text over all attempts and deliveries; give it to the outside world.
         session_id: the session, or None.
         worker_id: who runs it.
     """
 
-    def __init__(self, task: Any, *, alias: str, worker_id: str) -> None:
+    def __init__(self, task: Any, *, alias: str, worker_id: str, clock: AttemptClock | None = None) -> None:
         self.instance_id: str = task.instance_id
         self.execution_id: int = task.execution_id
         self.orchestration_name: str = task.orchestration_name
@@ -73,7 +74,7 @@ class ActivityContext:
         self.attempt: int = task.attempt
         self.max_attempts: int | None = task.max_attempts
         self.delivery: int = task.deliveries
-        self.deadline_ms: int | None = task.deadline_ms
+        self.deadline_ms: int | None = None
         first = task.retry_of or task.event_id
         # The row key tells the lives of one instance id apart.
         self.idempotency_key = f"{task.instance_id}:{task.instance}:{task.execution_id}:{first}"
@@ -81,6 +82,7 @@ class ActivityContext:
         self.worker_id = worker_id
         self._tag: str | None = task.tag
         self._alias = alias
+        self._clock = clock
         self._cancelled = False
         self._waits: threading.Event | None = None
         self._progress: str | None = None
@@ -90,7 +92,10 @@ class ActivityContext:
         return self._tag
 
     def is_cancelled(self) -> bool:
-        """Return whether its result is no longer wanted: it lost a race, its instance ended, or its lease was lost."""
+        """Return whether its result is no longer wanted.
+
+        It lost a race, a time limit ran out, its instance ended, or its lease was lost.
+        """
         return self._cancelled
 
     def wait_cancelled(self, timeout_ms: int) -> bool:
@@ -104,6 +109,8 @@ class ActivityContext:
     def heartbeat(self, details: Any = None) -> bool:
         """Say that the activity goes on; operators see the details. Costs no query: the runtime writes them in turn.
 
+        A ``heartbeat_timeout_ms`` begins again.
+
         Args:
             details: any JSON-able value.
 
@@ -111,7 +118,18 @@ class ActivityContext:
             False if the activity is cancelled and should end.
         """
         self._progress = dumps(details, what="heartbeat details")
+        if self._clock is not None:
+            self._clock.beat()
         return not self.is_cancelled()
+
+    def begin(self) -> None:
+        """Let the time limits begin; called by the runtime just before the function."""
+        if self._clock is not None:
+            self.deadline_ms = self._clock.start()
+
+    def end(self) -> str | None:
+        """Stop the time; returns in words which limit had run out. Called by the runtime after the function."""
+        return None if self._clock is None else self._clock.stop()
 
     def take_progress(self) -> str | None:
         """Return and forget the details not yet written; called by the runtime."""

@@ -51,7 +51,7 @@ class ScheduleActivity(Action):
         self.task = task
 
     def matches(self, event: events.Event) -> bool:
-        """See Action."""
+        """See Action; the recorded time limits are used, whatever the code asks for now."""
         task = self.task
         return (
             type(event) is events.ActivityScheduled
@@ -75,6 +75,9 @@ class ScheduleActivity(Action):
             attempt=attempt,
             max_attempts=max_attempts,
             retry_of=retry_of,
+            timeout_ms=task.limits.timeout_ms,
+            heartbeat_timeout_ms=task.limits.heartbeat_timeout_ms,
+            schedule_to_start_timeout_ms=task.limits.schedule_to_start_timeout_ms,
         )
 
     def describe(self) -> str:

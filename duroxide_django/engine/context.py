@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 from duroxide_django.engine import tasks
 from duroxide_django.engine.codecs import check_size, dumps
@@ -18,6 +18,7 @@ from duroxide_django.engine.limits import (
 )
 from duroxide_django.engine.retry import RetryPolicy
 from duroxide_django.engine.tasks import AllTask
+from duroxide_django.engine.time_limits import Limits, TimeLimits
 from duroxide_django.engine.versions import Version
 from duroxide_django.exceptions import InvalidArgument
 
@@ -63,22 +64,41 @@ class OrchestrationContext:
         session_id: str | None = None,
         *,
         tag: str | None = None,
+        timeout_ms: int | None = None,
+        heartbeat_timeout_ms: int | None = None,
         schedule_to_start_timeout_ms: int | None = None,
     ) -> tasks.ActivityTask:
         """Return a task that runs an activity and gives its result; raises ActivityFailed at the yield.
+
+        If a time limit runs out, it raises TaskTimeout; it is not run again.
 
         Args:
             name: the activity's name, or its decorated function.
             input: any JSON-able value.
             session_id: run on the worker that owns this session.
             tag: run on workers that serve this tag.
-            schedule_to_start_timeout_ms: fail with a timeout if no worker began within so many milliseconds.
-        """
-        return self._activity(name, self._dump(input, "activity input"), session_id, tag, schedule_to_start_timeout_ms)
+            timeout_ms: milliseconds it may take from the moment a worker begins it.
+            heartbeat_timeout_ms: milliseconds it may take until its first heartbeat, and between two of them.
+            schedule_to_start_timeout_ms: milliseconds it may wait for a worker that begins it.
 
-    def schedule_activity_on_session(self, name: Named, input: Any, session_id: str) -> tasks.ActivityTask:
-        """Return a task like schedule_activity's, pinned to the session."""
-        return self.schedule_activity(name, input, check_text(session_id, "session_id"))
+        Raises:
+            InvalidArgument: a name, tag or time limit is not a valid one.
+        """
+        task = self._activity(
+            name,
+            self._dump(input, "activity input"),
+            session_id,
+            timeout_ms=timeout_ms,
+            heartbeat_timeout_ms=heartbeat_timeout_ms,
+            schedule_to_start_timeout_ms=schedule_to_start_timeout_ms,
+        )
+        return task if tag is None else task.with_tag(tag)
+
+    def schedule_activity_on_session(
+        self, name: Named, input: Any, session_id: str, **limits: Unpack[Limits]
+    ) -> tasks.ActivityTask:
+        """Return a task like schedule_activity's, pinned to the session; it takes the same time limits."""
+        return self.schedule_activity(name, input, check_text(session_id, "session_id"), **limits)
 
     def schedule_activity_with_retry(
         self, name: Named, input: Any = None, policy: Mapping[str, Any] | RetryPolicy | None = None
@@ -102,18 +122,28 @@ class OrchestrationContext:
         return tasks.RetryTask(self.schedule_activity_on_session(name, input, session_id), RetryPolicy.parse(policy))
 
     def schedule_activity_typed(
-        self, name: Named, input: Any = None, result_type: Any = None, session_id: str | None = None
+        self,
+        name: Named,
+        input: Any = None,
+        result_type: Any = None,
+        session_id: str | None = None,
+        **limits: Unpack[Limits],
     ) -> tasks.ActivityTask:
         """Return a task like schedule_activity's; a str input is taken as JSON text, the result as ``result_type``."""
-        task = self._activity(name, self._dump_typed(input), session_id, None, None)
+        task = self._activity(name, self._dump_typed(input), session_id, **limits)
         task.result_type = result_type
         return task
 
     def schedule_activity_on_session_typed(
-        self, name: Named, input: Any = None, session_id: str | None = None, result_type: Any = None
+        self,
+        name: Named,
+        input: Any = None,
+        session_id: str | None = None,
+        result_type: Any = None,
+        **limits: Unpack[Limits],
     ) -> tasks.ActivityTask:
         """See schedule_activity_typed()."""
-        return self.schedule_activity_typed(name, input, result_type, check_text(session_id, "session_id"))
+        return self.schedule_activity_typed(name, input, result_type, check_text(session_id, "session_id"), **limits)
 
     def schedule_activity_with_retry_typed(
         self,
@@ -355,18 +385,13 @@ class OrchestrationContext:
     def __reduce__(self) -> NoReturn:
         raise TypeError("An OrchestrationContext can't be pickled; pass plain values to activities.")
 
-    def _activity(
-        self, name: Named, text: str, session_id: str | None, tag: str | None, start_within_ms: int | None
-    ) -> tasks.ActivityTask:
+    def _activity(self, name: Named, text: str, session_id: str | None, **limits: Unpack[Limits]) -> tasks.ActivityTask:
         name = resolve_name(name, "activity")
         if name.startswith(RESERVED_PREFIX):
             raise InvalidArgument(f"Activity names beginning with {RESERVED_PREFIX!r} are reserved.")
         if session_id is not None:
             check_text(session_id, "session_id")
-        if start_within_ms is not None:
-            check_delay_ms(start_within_ms, "schedule_to_start_timeout_ms")
-        task = tasks.ActivityTask(name, text, session_id=session_id, start_within_ms=start_within_ms)
-        return task if tag is None else task.with_tag(tag)
+        return tasks.ActivityTask(name, text, session_id=session_id, limits=TimeLimits.checked(**limits))
 
     def _child(
         self, name: Named, text: str, instance_id: str | None = None, version: str | None = None

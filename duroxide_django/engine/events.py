@@ -17,7 +17,7 @@ from duroxide_django.exceptions import CorruptHistory, NewerEngine
 _PAYLOADS = frozenset({"input", "result", "output", "data", "details"})
 _COMMON = ("event_id", "timestamp_ms", "source_event_id")
 #: Raised when histories change in a way that older code can't read; recorded in OrchestrationStarted.
-ENGINE_VERSION = 1
+ENGINE_VERSION = 2
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -138,6 +138,9 @@ class ActivityScheduled(Event):
     attempt: int | None = None
     max_attempts: int | None = None
     retry_of: int | None = None
+    timeout_ms: int | None = None
+    heartbeat_timeout_ms: int | None = None
+    schedule_to_start_timeout_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

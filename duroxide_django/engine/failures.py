@@ -22,6 +22,11 @@ INFRASTRUCTURE = "Infrastructure"
 CONFIGURATION = "Configuration"
 POISON = "Poison"
 
+TIMEOUT = "Timeout"
+#: What an attempt fails with that took longer than its ``timeout_ms``.
+TIMED_OUT = "timeout: activity timed out"
+TIMEOUT_TYPES = ("TaskTimeout", "TimeoutError")
+
 #: Longer texts are cut in the middle, so that a failure can always be stored.
 MAX_MESSAGE_CHARS = 20_000
 MAX_TRACEBACK_CHARS = 60_000
@@ -88,6 +93,11 @@ def cancelled(reason: str) -> Failure:
     return Failure(kind="Cancelled", message=f"canceled: {reason}", error_types=("OrchestrationCancelled",))
 
 
+def timeout(message: str) -> Failure:
+    """Return the failure of an activity that ran into a time limit; it becomes a TaskTimeout."""
+    return Failure(kind=TIMEOUT, message=message, error_types=TIMEOUT_TYPES)
+
+
 def poison(message: str) -> Failure:
     """Return the failure of an entry that was fetched too often."""
     return Failure(category=POISON, kind="Poison", message=f"poison: {message}", retryable=False)
@@ -122,7 +132,7 @@ def from_exception(error: BaseException, kind: str) -> Failure:
 def to_exception(failure: Failure, *, name: str, event_id: int, child: bool) -> TaskFailed:
     """Return the exception that ``failure`` becomes at the orchestration's ``yield``."""
     cls: type[TaskFailed] = SubOrchestrationFailed if child else ActivityFailed
-    if failure.kind == "Timeout":
+    if failure.kind == TIMEOUT:
         cls = TaskTimeout
     error = cls(
         failure.message,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from duroxide_django.engine import limits, tasks
 from duroxide_django.engine.codecs import decode_as, loads
+from duroxide_django.engine.failures import TIMEOUT_TYPES
 from duroxide_django.exceptions import DuroxideError, InvalidTask, TaskFailed, TaskTimeout
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ EVENT = "event"
 QUEUE = "queue"
 CHILD = "sub-orchestration"
 SYSCALL = "syscall"
-
-TIMED_OUT = "timeout: activity timed out"
 
 
 class Future:
@@ -310,23 +309,17 @@ def _attempts(task: tasks.RetryTask) -> Generator[Any, Any, Any]:
             activity.name,
             activity.input,
             session_id=activity.session_id,
-            start_within_ms=activity.start_within_ms,
+            limits=policy.limits,
             result_type=activity.result_type,
         )
         tried.tag = activity.tag
         tried.info = (attempt, policy.max_attempts, first)
-        tried.timeout_ms = policy.timeout_ms
         try:
-            if policy.timeout_ms is None:
-                return (yield tried)
-            winner = yield tasks.RaceTask([tried, tasks.TimerTask(policy.timeout_ms)])
-            if winner["index"] == 0:
-                return winner["value"]
-            raise TaskTimeout(TIMED_OUT, name=activity.name, error_types=("TaskTimeout", "TimeoutError"))
+            return (yield tried)
         except TaskFailed as exc:
             if first is None:
                 first = tried.event_id
-            if attempt == policy.max_attempts or not policy.retries(exc):
+            if attempt == policy.max_attempts or not policy.retries(exc, raced_by_timer=tried.raced_by_timer):
                 raise
             error = exc
         delay_ms = policy.delay_ms(attempt)
@@ -343,7 +336,7 @@ def _limited_attempts(task: tasks.RetryTask, total_timeout_ms: int) -> Generator
     raise TaskTimeout(
         f"timeout: activity {task.activity.name!r} did not succeed within {total_timeout_ms} ms",
         name=task.activity.name,
-        error_types=("TaskTimeout", "TimeoutError"),
+        error_types=TIMEOUT_TYPES,
     )
 
 

@@ -10,6 +10,7 @@ from duroxide_django.engine.events import Event
 from duroxide_django.engine.failures import Failure
 from duroxide_django.engine.kv import Entry
 from duroxide_django.engine.messages import Mail
+from duroxide_django.engine.time_limits import NO_LIMITS, TimeLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,18 +51,17 @@ class TurnEnvironment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewActivity:
-    """An activity to enqueue; ``deadline_ms`` is when its attempt times out, epoch milliseconds."""
+    """An activity to enqueue."""
 
     event_id: int
     name: str
     input: str
     session_id: str | None
     tag: str | None
-    start_within_ms: int | None
+    limits: TimeLimits = NO_LIMITS
     attempt: int = 1
     max_attempts: int | None = None
     retry_of: int | None = None
-    deadline_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

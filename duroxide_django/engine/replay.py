@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextvars import Context
 from typing import Any, ParamSpec, TypeVar
 
-from duroxide_django.engine import actions, events, futures, limits, tasks
+from duroxide_django.engine import actions, events, futures, limits, older, tasks
 from duroxide_django.engine.codecs import dumps, loads
 from duroxide_django.engine.context import OrchestrationContext
 from duroxide_django.engine.determinism import Position, generator_position, mismatch
@@ -106,6 +106,7 @@ class LiveExecution:
         self.open: dict[int, futures.Leaf] = {}
         self.closed_ids: set[int] = set()
         self.dropped: list[futures.Leaf] = []
+        self._given_up: set[int] = set()
         self.taken_mail: list[Mail] = []
         self.status_changed = False
         self.started = False
@@ -114,6 +115,7 @@ class LiveExecution:
         self._kv_base = dict(kv_base or {})
         self.kv = KvState(self._kv_base, self.emit, self._now_ms)
         self._buffer_events = self.options.buffer_events
+        self._engine = events.ENGINE_VERSION
         self._waiting_events: dict[str, deque[futures.Leaf]] = {}
         self._buffered_events: dict[str, deque[str]] = {}
         self._waiting_queues: dict[str, deque[futures.Leaf]] = {}
@@ -126,8 +128,11 @@ class LiveExecution:
 
     # Replay
 
-    def replay(self, history: Sequence[events.Event]) -> None:
+    def replay(self, history: Sequence[events.Event], *, partial: bool = False) -> None:
         """Bring the execution to where ``history`` ends.
+
+        Args:
+            partial: it may end within a turn; then no turn may follow.
 
         Raises:
             NondeterminismError: the code does not do what history says it did.
@@ -137,13 +142,13 @@ class LiveExecution:
         if not history or not isinstance(history[0], events.OrchestrationStarted):
             raise CorruptHistory(f"The history of {self.instance_id!r} does not begin with OrchestrationStarted.")
         events.require_known_engine(history[0])
-        self.run_isolated(self._replay, history)
+        self.run_isolated(self._replay, history, partial)
 
     def run_isolated(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``function``, which runs the user's code, in the execution's own context variables."""
         return self._context.run(function, *args, **kwargs)
 
-    def _replay(self, history: Sequence[events.Event]) -> None:
+    def _replay(self, history: Sequence[events.Event], partial: bool) -> None:
         self.is_replaying = True
         times = [event.last_updated_at_ms for event in history if isinstance(event, events.KeyValueSet)]
         self.kv = KvState(self._kv_base, self.emit, self._now_ms, times)
@@ -154,6 +159,8 @@ class LiveExecution:
         self.status_changed = False
         # Losers without breadcrumbs (timers) were settled by the turn that dropped them.
         self.dropped = [leaf for leaf in self.dropped if leaf.family in _BREADCRUMBS]
+        if partial:
+            return
         if self.unmatched:
             action = self.unmatched[0]
             raise mismatch("the code emitted more than history records", None, action.describe(), self.position())
@@ -201,6 +208,7 @@ class LiveExecution:
         self.custom_status = event.initial_custom_status
         # As recorded: the setting may have changed since.
         self._buffer_events = not event.strict_events
+        self._engine = event.engine
         context = OrchestrationContext(self)
         try:
             result = self.function(context, loads(event.input))
@@ -224,6 +232,9 @@ class LiveExecution:
         leaf = action.leaf
         assert leaf is not None
         self.bind(leaf, event)
+        if self._engine < older.WORKERS_KEEP_TIME and leaf.family == futures.ACTIVITY:
+            assert isinstance(event, events.ActivityScheduled)
+            older.expect_timer(self, leaf, event)
 
     def bind(self, leaf: futures.Leaf, event: events.Event) -> None:
         """Tie ``leaf`` to its schedule ``event`` and see whether something buffered resolves it."""
@@ -324,11 +335,14 @@ class LiveExecution:
     def _on_breadcrumb(self, event: events.Event) -> None:
         if getattr(event, "reason", None) != DROPPED or not self.is_replaying:
             return
-        # N9: a recorded loser must have lost on replay too.
+        # N9: a recorded loser must have lost on replay too. Recorded twice, it says the same.
         for leaf in self.dropped:
             if leaf.event_id == event.source_event_id:
                 self.dropped.remove(leaf)
+                self._given_up.add(leaf.event_id or 0)
                 return
+        if event.source_event_id in self._given_up:
+            return
         raise mismatch("cancellation mismatch", event, "the task is still wanted", self.position())
 
     def _on_cancel(self, event: events.OrchestrationCancelRequested) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from duroxide_django.engine.limits import check_delay_ms
+from duroxide_django.engine.time_limits import TimeLimits
 from duroxide_django.exceptions import InvalidArgument, TaskFailed, TaskTimeout
 
 NONE = "none"
@@ -21,6 +22,8 @@ _ALIASES = {
     "maxAttempts": "max_attempts",
     "timeoutMs": "timeout_ms",
     "totalTimeoutMs": "total_timeout_ms",
+    "heartbeatTimeoutMs": "heartbeat_timeout_ms",
+    "scheduleToStartTimeoutMs": "schedule_to_start_timeout_ms",
     "backoff_strategy": "backoff",
     "backoffStrategy": "backoff",
     "initialDelayMs": "initial_delay_ms",
@@ -29,8 +32,14 @@ _ALIASES = {
 _KEYS = frozenset(
     {
         "max_attempts", "timeout_ms", "total_timeout_ms", "backoff", "initial_delay_ms", "multiplier",
-        "max_delay_ms", "jitter", "retry_on", "give_up_on", "retry_timeouts",
+        "max_delay_ms", "jitter", "retry_on", "give_up_on", "retry_timeouts", "heartbeat_timeout_ms",
+        "schedule_to_start_timeout_ms",
     }
+)  # fmt: skip
+
+_DELAYS = (
+    "timeout_ms", "heartbeat_timeout_ms", "schedule_to_start_timeout_ms", "total_timeout_ms", "initial_delay_ms",
+    "max_delay_ms",
 )  # fmt: skip
 
 
@@ -40,7 +49,9 @@ class RetryPolicy:
 
     Attributes:
         max_attempts: attempts in total, the first included.
-        timeout_ms: milliseconds one attempt may take; None: no limit.
+        timeout_ms: milliseconds one attempt may take from the moment a worker begins it; None: no limit.
+        heartbeat_timeout_ms: milliseconds between two heartbeats of an attempt; None: no limit.
+        schedule_to_start_timeout_ms: milliseconds an attempt may wait for a worker; None: no limit.
         total_timeout_ms: milliseconds all attempts and waits may take together; None: no limit.
         backoff: none, fixed, linear or exponential.
         initial_delay_ms: milliseconds before the second attempt; None: the strategy's own.
@@ -49,7 +60,7 @@ class RetryPolicy:
         jitter: 0 to 1: the delay varies by this share; decided once and recorded.
         retry_on: class names of errors to retry; empty: all.
         give_up_on: class names of errors never to retry.
-        retry_timeouts: whether an attempt that timed out is retried.
+        retry_timeouts: whether an attempt that ran into one of its three limits is retried; None: like any failure.
     """
 
     max_attempts: int = 3
@@ -62,7 +73,18 @@ class RetryPolicy:
     jitter: float = 0.0
     retry_on: tuple[str, ...] = ()
     give_up_on: tuple[str, ...] = ()
-    retry_timeouts: bool = False
+    retry_timeouts: bool | None = None
+    heartbeat_timeout_ms: int | None = None
+    schedule_to_start_timeout_ms: int | None = None
+
+    @property
+    def limits(self) -> TimeLimits:
+        """The time limits of each attempt."""
+        return TimeLimits(
+            timeout_ms=self.timeout_ms,
+            heartbeat_timeout_ms=self.heartbeat_timeout_ms,
+            schedule_to_start_timeout_ms=self.schedule_to_start_timeout_ms,
+        )
 
     @classmethod
     def parse(cls, policy: Mapping[str, Any] | RetryPolicy | None) -> RetryPolicy:
@@ -93,7 +115,7 @@ class RetryPolicy:
     def delay_ms(self, failures: int) -> int:
         """Return the milliseconds to wait after failure number ``failures`` (from 1), before jitter."""
         first = _INITIAL_DELAY_MS[self.backoff] if self.initial_delay_ms is None else self.initial_delay_ms
-        if self.backoff == NONE:
+        if self.backoff == NONE or first == 0:
             return 0
         if self.backoff == FIXED:
             return first
@@ -104,10 +126,14 @@ class RetryPolicy:
         except OverflowError:
             return self.max_delay_ms
 
-    def retries(self, error: TaskFailed) -> bool:
-        """Return whether ``error`` deserves another attempt."""
-        if isinstance(error, TaskTimeout):
-            return self.retry_timeouts
+    def retries(self, error: TaskFailed, *, raced_by_timer: bool = False) -> bool:
+        """Return whether ``error`` deserves another attempt.
+
+        Args:
+            raced_by_timer: the attempt was recorded by an engine whose default was not to retry after a time-out.
+        """
+        if isinstance(error, TaskTimeout) and (raced_by_timer or self.retry_timeouts is not None):
+            return bool(self.retry_timeouts)
         if not error.retryable or any(name in self.give_up_on for name in error.error_types):
             return False
         return not self.retry_on or any(name in self.retry_on for name in error.error_types)
@@ -120,7 +146,7 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     attempts = values.get("max_attempts", 3)
     if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
         raise InvalidArgument(f"max_attempts must be a whole number of at least 1, got {attempts!r}.")
-    for key in ("timeout_ms", "total_timeout_ms", "initial_delay_ms", "max_delay_ms"):
+    for key in _DELAYS:
         if values.get(key) is not None:
             checked[key] = check_delay_ms(values[key], key)
         elif key == "max_delay_ms":
@@ -136,7 +162,7 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     for key in ("retry_on", "give_up_on"):
         if key in values:
             checked[key] = _class_names(values[key], key)
-    if not isinstance(values.get("retry_timeouts", False), bool):
+    if not isinstance(values.get("retry_timeouts", False), bool | None):
         raise InvalidArgument(f"retry_timeouts must be True or False, got {values['retry_timeouts']!r}.")
     return checked
 

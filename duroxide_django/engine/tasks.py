@@ -8,6 +8,7 @@ from typing import Any
 
 from duroxide_django.engine.limits import check_delay_ms, check_tag
 from duroxide_django.engine.retry import RetryPolicy
+from duroxide_django.engine.time_limits import NO_LIMITS, TimeLimits
 from duroxide_django.exceptions import InvalidTask
 
 
@@ -33,12 +34,12 @@ class ActivityTask(Task):
         "event_id",
         "info",
         "input",
+        "limits",
         "name",
+        "raced_by_timer",
         "result_type",
         "session_id",
-        "start_within_ms",
         "tag",
-        "timeout_ms",
     )
 
     def __init__(
@@ -47,21 +48,21 @@ class ActivityTask(Task):
         input_text: str,
         *,
         session_id: str | None = None,
-        start_within_ms: int | None = None,
+        limits: TimeLimits = NO_LIMITS,
         result_type: Any = None,
     ) -> None:
         self.name = name
         self.input = input_text
         self.session_id = session_id
         self.tag: str | None = None
-        self.start_within_ms = start_within_ms
+        self.limits = limits
         self.result_type = result_type
         #: (attempt, max_attempts, event id of the first attempt) when a retry loop made this task.
         self.info: tuple[int, int, int | None] | None = None
         #: Its schedule event, once there is one.
         self.event_id: int | None = None
-        #: Milliseconds that a retry loop gives this attempt.
-        self.timeout_ms: int | None = None
+        #: Whether its history was recorded by an engine that raced each attempt with a timer.
+        self.raced_by_timer = False
 
     def with_tag(self, tag: str) -> ActivityTask:
         """Route the activity to workers that serve ``tag``; returns the same task."""

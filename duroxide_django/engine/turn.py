@@ -401,11 +401,10 @@ def _new_activity(leaf: Leaf, event: events.ActivityScheduled) -> NewActivity:
         input=event.input,
         session_id=event.session_id,
         tag=event.tag,
-        start_within_ms=leaf.task.start_within_ms,
+        limits=leaf.task.limits,
         attempt=event.attempt or 1,
         max_attempts=event.max_attempts,
         retry_of=event.retry_of,
-        deadline_ms=None if leaf.task.timeout_ms is None else event.timestamp_ms + leaf.task.timeout_ms,
     )
 
 

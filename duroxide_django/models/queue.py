@@ -57,9 +57,15 @@ class ActivityTask(models.Model):
     input = models.TextField(_("input"))
     tag = models.CharField(_("tag"), max_length=MAX_TAG_NAME_BYTES, default="", help_text=_("Empty: untagged."))
     session_id = models.CharField(_("session"), max_length=MAX_NAME_CHARS, null=True)
-    retry = models.TextField(null=True, help_text=_("JSON: attempt, max_attempts and first event of a retry loop."))
+    retry = models.TextField(
+        null=True,
+        help_text=_("JSON: attempt, max_attempts and first event of a retry loop, timeout_ms, heartbeat_timeout_ms."),
+    )
     visible_at_ms = models.BigIntegerField(_("visible at"))
     start_by_ms = models.BigIntegerField(_("start by"), null=True)
+    deadline_ms = models.BigIntegerField(
+        _("deadline"), null=True, help_text=_("When the attempt that runs now times out; noted about a second later.")
+    )
     lease_token = models.BigIntegerField(null=True)
     lease_until_ms = models.BigIntegerField(default=0)
     attempts = models.IntegerField(_("fetched"), default=0)

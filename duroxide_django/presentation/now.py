@@ -131,6 +131,8 @@ def _task(task: TaskRow, facts: Facts) -> str:
         parts.append(_("attempt %(attempt)d of %(most)d") % {"attempt": place[0], "most": place[1]})
     if task.lease_until_ms > facts.now_ms:
         parts.append(_("running on %(worker)s") % {"worker": task.worker or "?"})
+        if task.deadline_ms is not None and task.deadline_ms > facts.now_ms:
+            parts.append(_("times out in %(time)s") % {"time": duration(task.deadline_ms - facts.now_ms)})
     elif task.visible_at_ms > facts.now_ms:
         parts.append(_("next try in %(time)s") % {"time": duration(task.visible_at_ms - facts.now_ms)})
     elif not fleet.serving_activity(facts.workers, task.name, task.tag):

@@ -419,10 +419,10 @@ class Dispatcher:
         if committed.wakes:
             self.claims = self._own_messages = True
         within = [
-            new.start_within_ms
+            new.limits.schedule_to_start_timeout_ms
             for item in computed
             for new in item.commit.result.activities
-            if new.start_within_ms is not None
+            if new.limits.schedule_to_start_timeout_ms is not None
         ]
         if within:
             self.next_deadline_ms = min(self.now_ms() + min(within), self.next_deadline_ms or sys.maxsize)
@@ -513,7 +513,7 @@ class Dispatcher:
                         attempt=activity.attempt,
                         max_attempts=activity.max_attempts,
                         retry_of=activity.retry_of,
-                        deadline_ms=activity.deadline_ms,
+                        limits=activity.limits,
                     )
                 )
 

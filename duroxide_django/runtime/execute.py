@@ -20,7 +20,7 @@ from duroxide_django.activities import ActivityContext
 from duroxide_django.conf import settings
 from duroxide_django.engine import messages
 from duroxide_django.engine.codecs import dumps, loads
-from duroxide_django.engine.failures import Failure, from_exception, poison
+from duroxide_django.engine.failures import Failure, from_exception, poison, timeout
 from duroxide_django.engine.registry import ActivityDefinition
 from duroxide_django.exceptions import DuroxideError
 from duroxide_django.logs import runtime_log
@@ -38,6 +38,10 @@ class DatabaseAway(DuroxideError):
 
 class TransactionLeftOpen(DuroxideError):
     """An activity began a transaction and did not end it; it was rolled back."""
+
+
+class RanOut(DuroxideError):
+    """A time limit ran out before an atomic activity's function returned; its transaction is rolled back."""
 
 
 class LeaseLost(DuroxideError):
@@ -66,6 +70,26 @@ def failed(task: Task, error: BaseException) -> Finished:
         attempt=task.attempt,
     )
     return _failure(task, from_exception(error, "ActivityFailed"))
+
+
+def timed_out(task: Task, why: str) -> Finished:
+    """Return the completion of a task whose time limit ran out; ``why`` says which."""
+    runtime_log.info(
+        "Activity timed out",
+        error=why,
+        instance_id=task.instance_id,
+        execution_id=task.execution_id,
+        activity_name=task.name,
+        activity_id=task.event_id,
+        attempt=task.attempt,
+    )
+    return _failure(task, timeout(why))
+
+
+def in_time(context: ActivityContext, finished: Finished) -> Finished:
+    """Return ``finished``, or the completion of a time-out if a time limit ran out before the function ended."""
+    why = None if context.is_cancelled() else context.end()
+    return finished if why is None else timed_out(finished.task, why)
 
 
 def poisoned(task: Task, max_attempts: int) -> Finished:
@@ -170,12 +194,16 @@ def _run_atomic(
             finished = completed(task, definition.function(context, loads(task.input)), max_bytes)
             if finished.kind == messages.ACTIVITY_FAILED:
                 raise _Unserialisable(finished)
+            if (why := context.end()) is not None:
+                raise RanOut(why)
             if not activities.complete(db, [finished]):
                 raise LeaseLost(
                     f"Activity {task.name!r} #{task.event_id} of {task.instance_id!r} lost its lease; rolled back."
                 )
     except _Unserialisable as exc:
         return exc.finished
+    except RanOut as exc:
+        return _failure(task, timeout(str(exc)))
     return None
 
 

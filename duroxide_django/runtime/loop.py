@@ -152,6 +152,7 @@ class Loop(threading.Thread):
             self._wake.clear()
             self.db.set_up()
             self._look()
+            self.slots.expire()
             more = self.dispatcher.iterate(claiming=not stopping)
             with self.dispatcher.asking_database():
                 self._periodic()
@@ -196,7 +197,7 @@ class Loop(threading.Thread):
         # The backlog's clock counts only while there is one.
         names = self._next.keys() - (set() if self.slots.has_backlog() else {"backlog"})
         until = min([self._poll_at, self.leases.next_at(), *(self._next[name] for name in names)])
-        until = min(until, self._hints.next_at())
+        until = min(until, self._hints.next_at(), self.slots.limited.next_s() or until)
         for moment in (self.dispatcher.next_timer_ms, self.dispatcher.next_deadline_ms):
             if moment is not None:
                 until = min(until, now + max(0, moment - self.dispatcher.now_ms()) / 1000)
@@ -272,6 +273,8 @@ class Loop(threading.Thread):
             self._next["cancel_check"] = time.monotonic() + self.config.cancel_check_ms / 1000
         elif self._due("cancel_check", self.config.cancel_check_ms):
             self.slots.cancel_unless(activities.still_wanted(self.db, held), held)
+            if deadlines := self.slots.limited.take_unwritten():
+                activities.record_deadlines(self.db, deadlines)
             if progress := self.slots.progress():
                 activities.record_progress(self.db, progress)
         if self.config.runs_orchestrations:

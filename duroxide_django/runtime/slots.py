@@ -9,11 +9,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
+from typing import Any
 
 from asgiref.sync import async_to_sync
 from django.db import DatabaseError, connections, transaction
 
 from duroxide_django.activities import ActivityContext
+from duroxide_django.attempt_clock import AttemptClock
 from duroxide_django.engine import messages
 from duroxide_django.engine.failures import Failure
 from duroxide_django.engine.registry import ActivityDefinition, Registry
@@ -35,6 +37,9 @@ SUSPECT_DELIVERIES = 3
 #: A suspect waits so long, in seconds, for other activities of this process to end, and is alone for so long.
 _QUIET_WITHIN_S, _ALONE_S = 5.0, 1.0
 
+#: A limit that runs out within this time, in seconds, may do so before the loop wakes by itself.
+_SOON_S = 10.0
+
 #: (instance key, execution, schedule event): an activity's address.
 Address = tuple[int, int, int]
 
@@ -45,9 +50,74 @@ class Running:
 
     task: Task
     context: ActivityContext
+    clock: AttemptClock | None = None
     started: float | None = None
     taken: float = field(default_factory=time.perf_counter)
     future: asyncio.Future[object] | None = None
+
+
+class Limited:
+    """Running activities with a time limit that this process keeps, and those whose deadline isn't in their row yet."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: dict[int, Running] = {}
+        self._unwritten: dict[int, Running] = {}
+        self._due_s: float | None = None
+
+    def add(self, running: Running) -> bool:
+        """Keep the limits of one that has begun; returns whether it is the next to run out, and soon."""
+        clock = running.clock
+        due_s = None if clock is None else clock.due_s()
+        if due_s is None:
+            return False
+        with self._lock:
+            self._running[id(running)] = running
+            if running.context.deadline_ms is not None:
+                self._unwritten[id(running)] = running
+            first = self._due_s is None or due_s < self._due_s
+            if first:
+                self._due_s = due_s
+        return first and due_s - time.monotonic() < _SOON_S
+
+    def discard(self, running: Running) -> None:
+        """Forget one that has ended."""
+        if running.clock is not None:
+            with self._lock:
+                self._running.pop(id(running), None)
+                self._unwritten.pop(id(running), None)
+
+    def next_s(self) -> float | None:
+        """Return when a limit may run out next, as of ``time.monotonic()``; None: there is none."""
+        return self._due_s
+
+    def due(self) -> list[Running]:
+        """Return those whose limit may have run out."""
+        now_s = time.monotonic()
+        if self._due_s is None or now_s < self._due_s:
+            return []
+        with self._lock:
+            moments = [
+                (running, due_s)
+                for running in self._running.values()
+                if not running.context.is_cancelled()
+                and running.clock is not None
+                and (due_s := running.clock.due_s()) is not None
+            ]
+            self._due_s = min((due_s for _, due_s in moments if due_s > now_s), default=None)
+        return [running for running, due_s in moments if due_s <= now_s]
+
+    def take_unwritten(self) -> list[tuple[Task, int]]:
+        """Return and forget (task, milliseconds left) of those whose deadline isn't in their row yet."""
+        with self._lock:
+            unwritten, self._unwritten = list(self._unwritten.values()), {}
+        now_s = time.monotonic()
+        found = []
+        for running in unwritten:
+            clock = running.clock
+            if clock is not None and (deadline_s := clock.deadline_s()) is not None:
+                found.append((running.task, round((deadline_s - now_s) * 1000)))
+        return found
 
 
 class Slots:
@@ -69,6 +139,7 @@ class Slots:
         self._interrupted: list[tuple[Task, str]] = []
         self._lock = threading.Lock()
         self._average_ms = 1_000.0
+        self.limited = Limited()
 
     def capacity(self) -> int:
         """Return how many more tasks this process may take: free slots, and a backlog if activities are short."""
@@ -95,8 +166,9 @@ class Slots:
 
     def submit(self, task: Task) -> None:
         """Take a leased task."""
-        context = ActivityContext(task, alias=self.db.alias, worker_id=self.config.worker_id)
-        running = Running(task, context)
+        clock = AttemptClock(task.limits) if task.limits.runs_out else None
+        context = ActivityContext(task, alias=self.db.alias, worker_id=self.config.worker_id, clock=clock)
+        running = Running(task, context, clock)
         with self._lock:
             overtaken = self.held.get(_address(task))
             self.held[_address(task)] = running
@@ -109,6 +181,8 @@ class Slots:
 
     def finish(self, running: Running, finished: Finished | None) -> None:
         """Take note that a task has ended; None: nothing is left to commit."""
+        if finished is not None:
+            finished = execute.in_time(running.context, finished)
         with self._lock:
             self._let_go(running)
             if running.started is not None:
@@ -121,6 +195,7 @@ class Slots:
         self.wake()
 
     def _let_go(self, running: Running) -> None:
+        self.limited.discard(running)
         # After a lost lease the same activity may have been taken again: that is another entry.
         if self.held.get(_address(running.task)) is running:
             del self.held[_address(running.task)]
@@ -159,10 +234,40 @@ class Slots:
     def cancel(self, address: Address) -> None:
         """Tell an activity that its result is no longer wanted."""
         running = self.held.get(address)
-        if running is not None:
+        if running is not None and not running.context.is_cancelled():
             running.context.cancel()
-            if running.future is not None:
-                running.future.get_loop().call_soon_threadsafe(running.future.cancel)
+            self._interrupt_coroutine(running)
+
+    def _interrupt_coroutine(self, running: Running) -> None:
+        # Once only: a second time would end its clean-up.
+        if running.future is not None:
+            running.future.get_loop().call_soon_threadsafe(running.future.cancel)
+
+    def _begin_to_run(self, running: Running) -> None:
+        """Let an activity's time begin, just before its function."""
+        running.started = time.perf_counter()
+        if running.clock is not None:
+            running.context.begin()
+            if self.limited.add(running):
+                self.wake()
+
+    def expire(self) -> None:
+        """Fail activities whose time limit has run out, and tell their functions; their slots stay taken until these
+        return.
+        """
+        for running in self.limited.due():
+            clock = running.clock
+            why = None if clock is None else clock.give_up()
+            if why is None:
+                continue
+            finished = execute.timed_out(running.task, why)
+            with self._lock:
+                wanted = self.held.get(_address(running.task)) is running and not running.context.is_cancelled()
+                if wanted:
+                    running.context.cancel()
+                    self._finished.append(finished)
+            if wanted:
+                self._interrupt_coroutine(running)
 
     def cancel_unless(self, wanted: Collection[int], tasks: Sequence[Task]) -> None:
         """Cancel those of ``tasks`` whose keys are not among ``wanted``: somebody deleted or took them."""
@@ -224,7 +329,7 @@ class Slots:
         if running.context.is_cancelled():
             self.finish(running, execute.failed(running.task, RuntimeError("cancelled before it began")))
             return
-        running.started = time.perf_counter()
+        self._begin_to_run(running)
         try:
             finished = execute.run(running.task, definition, running.context, self.db, self.config)
         except execute.LeaseLost as exc:
@@ -253,7 +358,8 @@ class Slots:
         """Take note that the database's failure ended a task, which is to run again."""
         with self._lock:
             self._let_go(running)
-            self._interrupted.append((running.task, str(error)))
+            if not running.context.is_cancelled():
+                self._interrupted.append((running.task, str(error)))
         self.wake()
 
 
@@ -332,10 +438,10 @@ class ThreadSlots(Slots):
 
     async def _run_async(self, running: Running, definition: ActivityDefinition) -> None:
         running.future = asyncio.current_task()
-        running.started = time.perf_counter()
         try:
             if running.context.is_cancelled():
                 raise asyncio.CancelledError
+            self._begin_to_run(running)
             finished = await execute.run_async(running.task, definition, running.context, self.db, self.config)
         except execute.DatabaseAway as exc:
             self._interrupt(running, exc)
@@ -411,9 +517,9 @@ class InlineSlots(Slots):
 
     def _run_coroutine(self, running: Running, definition: ActivityDefinition) -> None:
         # Django's ORM then works in this thread, on the caller's connection and in its transaction.
-        run = async_to_sync(execute.run_async)
+        self._begin_to_run(running)
         try:
-            finished = run(running.task, definition, running.context, self.db, self.config)
+            finished = async_to_sync(self._run_until_due)(running, definition)
         except KeyboardInterrupt:
             raise
         except execute.DatabaseAway as exc:
@@ -431,6 +537,18 @@ class InlineSlots(Slots):
             for running in waiting:
                 self._let_go(running)
         return [running.task for running in waiting]
+
+    async def _run_until_due(self, running: Running, definition: ActivityDefinition) -> Finished:
+        """Run an ``async def`` activity here; one whose time runs out is cancelled."""
+        coroutine = execute.run_async(running.task, definition, running.context, self.db, self.config)
+        clock = running.clock
+        if clock is None:
+            return await coroutine
+        watcher = asyncio.ensure_future(_cancel_when_over(clock, asyncio.current_task()))
+        try:
+            return await coroutine
+        finally:
+            watcher.cancel()
 
     def _in_savepoint(
         self,
@@ -450,6 +568,14 @@ class InlineSlots(Slots):
                     transaction.set_rollback(True, using=self.db.alias)
         except DatabaseError as exc:
             runtime_log.warning("An activity left its transaction broken; rolled back", error=type(exc).__name__)
+
+
+async def _cancel_when_over(clock: AttemptClock, task: asyncio.Task[Any] | None) -> None:
+    while task is not None and (due_s := clock.due_s()) is not None:
+        await asyncio.sleep(max(0.001, due_s - time.monotonic()))
+        if clock.ran_out():
+            task.cancel()
+            return
 
 
 def _failed_in_database(finished: Finished, task: Task) -> bool:

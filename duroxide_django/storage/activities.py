@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from duroxide_django.engine import messages
-from duroxide_django.engine.failures import Failure
+from duroxide_django.engine.failures import Failure, timeout
 from duroxide_django.engine.outcome import NewActivity
+from duroxide_django.engine.time_limits import NO_LIMITS, TimeLimits
 from duroxide_django.exceptions import DuroxideError
 from duroxide_django.storage.database import Database, Statement, new_token
 from duroxide_django.storage.inbox import Outgoing, send
@@ -33,7 +34,7 @@ class Task:
         attempts: how often it was fetched, this time included, but for deliveries that a database's failure ended.
         interruptions: how many deliveries in a row a database's failure ended.
         attempt, max_attempts, retry_of: place in a retry loop.
-        deadline_ms: when this attempt times out, epoch milliseconds.
+        limits: time limits that the worker which runs it keeps.
     """
 
     id: int
@@ -53,7 +54,7 @@ class Task:
     attempt: int = 1
     max_attempts: int | None = None
     retry_of: int | None = None
-    deadline_ms: int | None = None
+    limits: TimeLimits = NO_LIMITS
 
     @property
     def lease(self) -> tuple[int, int]:
@@ -117,7 +118,7 @@ def insertion(db: Database, rows: Sequence[Insert], *, lease_ms: int, worker: st
             row.activity.tag or "",
             row.activity.session_id,
             _retry_json(row.activity),
-            row.activity.start_within_ms,
+            row.activity.limits.schedule_to_start_timeout_ms,
             row.token,
         )
         for row in rows
@@ -137,9 +138,30 @@ def insertion(db: Database, rows: Sequence[Insert], *, lease_ms: int, worker: st
 
 
 def _retry_json(activity: NewActivity) -> str | None:
-    if activity.max_attempts is None:
+    limits = activity.limits
+    if activity.max_attempts is None and not limits.runs_out:
         return None
-    return json.dumps([activity.attempt, activity.max_attempts, activity.retry_of, activity.deadline_ms])
+    return json.dumps(
+        [
+            activity.attempt,
+            activity.max_attempts,
+            activity.retry_of,
+            limits.timeout_ms,
+            limits.heartbeat_timeout_ms,
+        ]
+    )
+
+
+def _retry_fields(text: str | None) -> dict[str, Any]:
+    """Return the attributes of a Task that are stored in ``retry``."""
+    if not text:
+        return {}
+    attempt, max_attempts, retry_of, *limits = json.loads(text)
+    place = {"attempt": attempt, "max_attempts": max_attempts, "retry_of": retry_of}
+    # An engine whose timers limited the attempts stored one value more, not two.
+    if len(limits) < 2 or limits == [None, None]:
+        return place
+    return {**place, "limits": TimeLimits(timeout_ms=limits[0], heartbeat_timeout_ms=limits[1])}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,7 +308,6 @@ def _with_instances(db: Database, found: list[Any], token: int) -> list[Task]:
         except DuroxideError as exc:
             unreadable[f"{UNREADABLE}: {exc}"].append((instance, key))
             continue
-        attempt, max_attempts, retry_of, deadline_ms = json.loads(retry) if retry else (1, None, None, None)
         tasks.append(
             Task(
                 id=key,
@@ -303,10 +324,7 @@ def _with_instances(db: Database, found: list[Any], token: int) -> list[Task]:
                 orchestration_version=version,
                 attempts=attempts,
                 interruptions=interruptions,
-                attempt=attempt,
-                max_attempts=max_attempts,
-                retry_of=retry_of,
-                deadline_ms=deadline_ms,
+                **_retry_fields(retry),
             )
         )
     for why, keys_of in unreadable.items():
@@ -397,6 +415,20 @@ def record_progress(db: Database, progress: Sequence[tuple[Task, str]]) -> None:
     )
 
 
+def record_deadlines(db: Database, deadlines: Sequence[tuple[Task, int]]) -> None:
+    """Note when running activities will time out: (task, milliseconds from now)."""
+    columns = (*_LEASE_COLUMNS, ("left_ms", "bigint"))
+    values = [(task.instance, task.id, task.token, left_ms) for task, left_ms in deadlines]
+    source, parameters = db.rows(columns, values)
+    db.execute(
+        f"""
+        UPDATE duroxide_activity_task SET deadline_ms = {db.now} + r.left_ms FROM {source}
+        WHERE duroxide_activity_task.instance_id = r.instance AND duroxide_activity_task.id = r.id
+            AND duroxide_activity_task.lease_token = r.token""",
+        parameters,
+    )
+
+
 def still_wanted(db: Database, tasks: Sequence[Task]) -> set[int]:
     """Return the keys of tasks whose rows and leases are still there."""
     if not tasks:
@@ -421,7 +453,7 @@ def release(
     moved = bool(delay_ms or begun)
     db.execute(
         f"""
-        UPDATE duroxide_activity_task SET lease_token = NULL, lease_until_ms = 0, worker = NULL,
+        UPDATE duroxide_activity_task SET lease_token = NULL, lease_until_ms = 0, worker = NULL, deadline_ms = NULL,
             attempts = attempts - %s, visible_at_ms = {f"{db.now} + %s" if moved else "visible_at_ms"},
             last_error = COALESCE(%s, last_error), start_by_ms = {"NULL" if begun else "start_by_ms"}
         WHERE {condition}""",
@@ -445,6 +477,7 @@ def interrupt(db: Database, interrupted: Sequence[tuple[Task, str]]) -> None:
     db.execute(
         f"""
         UPDATE duroxide_activity_task SET lease_token = NULL, lease_until_ms = 0, worker = NULL, start_by_ms = NULL,
+            deadline_ms = NULL,
             attempts = attempts - 1, interruptions = interruptions + 1, visible_at_ms = {db.now} + r.delay,
             last_error = r.error
         FROM {source} WHERE duroxide_activity_task.instance_id = r.instance AND duroxide_activity_task.id = r.id
@@ -502,11 +535,7 @@ def expire_unstarted(db: Database) -> int:
 
 def _not_started(name: str, tag: str) -> Failure:
     where = f" with tag {tag!r}" if tag else ""
-    return Failure(
-        kind="Timeout",
-        message=f"timeout: no worker started activity {name!r}{where} in time",
-        error_types=("TaskTimeout", "TimeoutError"),
-    )
+    return timeout(f"timeout: no worker started activity {name!r}{where} in time")
 
 
 def next_visible_ms(db: Database) -> int | None:

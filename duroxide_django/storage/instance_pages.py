@@ -92,6 +92,7 @@ class TaskRow:
     interruptions: int
     last_error: str | None
     worker: str | None
+    deadline_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,12 +259,12 @@ def tasks(db: Database, key: int) -> list[TaskRow]:
     found = db.fetch(
         f"""
         SELECT execution_id, event_id, name, tag, session_id, retry, visible_at_ms, start_by_ms, lease_until_ms,
-            attempts, interruptions, {db.features.preview("last_error", PREVIEW_CHARS)}, worker
+            attempts, interruptions, {db.features.preview("last_error", PREVIEW_CHARS)}, worker, deadline_ms
         FROM duroxide_activity_task WHERE instance_id = %s ORDER BY event_id LIMIT {PART_ROWS}""",
         [key],
     )
     return _rows(
-        TaskRow, [(*row[:-2], (payloads.shown(row[-2]) or "")[:PREVIEW_CHARS] or None, row[-1]) for row in found]
+        TaskRow, [(*row[:-3], (payloads.shown(row[-3]) or "")[:PREVIEW_CHARS] or None, *row[-2:]) for row in found]
     )
 
 

@@ -42,7 +42,7 @@ def _tasks_of(db: Database, key: int) -> list[Pending]:
     found = db.fetch(
         f"""
         SELECT name, event_id, visible_at_ms, attempts, interruptions, worker, tag, session_id, last_error, progress,
-            CASE WHEN lease_until_ms > {db.now} THEN 1 ELSE 0 END
+            CASE WHEN lease_until_ms > {db.now} THEN 1 ELSE 0 END, deadline_ms - {db.now}
         FROM duroxide_activity_task WHERE instance_id = %s ORDER BY event_id LIMIT %s""",
         [key, MAX_FINDINGS],
     )
@@ -57,6 +57,7 @@ def _tasks_of(db: Database, key: int) -> list[Pending]:
                     None,
                     [
                         f"runs on {worker}" if leased else "waits for a worker",
+                        f"times out in {left_ms / 1000:.0f} s" if leased and left_ms is not None else "",
                         f"fetch {attempts}" if attempts else "",
                         f"retrying for the database ({interruptions} interrupted)" if interruptions else "",
                         f"tag {tag}" if tag else "",
@@ -67,7 +68,20 @@ def _tasks_of(db: Database, key: int) -> list[Pending]:
                 )
             ),
         )
-        for name, event_id, due_ms, attempts, interruptions, worker, tag, session, error, progress, leased in found
+        for (
+            name,
+            event_id,
+            due_ms,
+            attempts,
+            interruptions,
+            worker,
+            tag,
+            session,
+            error,
+            progress,
+            leased,
+            left_ms,
+        ) in found
     ]
 
 

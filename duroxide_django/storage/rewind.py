@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from duroxide_django.engine import events, messages
 from duroxide_django.engine.cuts import custom_status_after, kv_after
 from duroxide_django.engine.outcome import NewActivity
+from duroxide_django.engine.time_limits import TimeLimits
 from duroxide_django.storage import activities, retention, turns
 from duroxide_django.storage.database import Database, new_token
 from duroxide_django.storage.inbox import Outgoing, send
@@ -148,11 +149,14 @@ def _reschedule(db: Database, target: Target, scheduled: Sequence[events.Activit
                 input=event.input,
                 session_id=event.session_id,
                 tag=event.tag,
-                start_within_ms=None,
+                limits=TimeLimits(
+                    timeout_ms=event.timeout_ms,
+                    heartbeat_timeout_ms=event.heartbeat_timeout_ms,
+                    schedule_to_start_timeout_ms=event.schedule_to_start_timeout_ms,
+                ),
                 attempt=event.attempt or 1,
                 max_attempts=event.max_attempts,
                 retry_of=event.retry_of,
-                deadline_ms=None,
             ),
         )
         for event in scheduled

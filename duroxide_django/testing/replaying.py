@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from duroxide_django.engine.events import OrchestrationStarted, from_public
+from duroxide_django.engine.limits import check_whole
 from duroxide_django.engine.replay import LiveExecution
 from duroxide_django.exceptions import InvalidArgument
 from duroxide_django.results import Event
@@ -36,6 +37,8 @@ def replay(
     *,
     kv: Mapping[str, str] | None = None,
     instance_id: str = "replayed",
+    execution_id: int = 1,
+    partial: bool = False,
 ) -> Replayed:
     """Replay one execution's recorded history on an orchestration; reads and writes nothing.
 
@@ -44,7 +47,10 @@ def replay(
             ``manage.py duroxide history ID --json``.
         function: the orchestration function, decorated or not, or the name of a registered one.
         kv: KV entries that an execution before had left, if this is not the first one.
-        instance_id: ``ctx.instance_id``; give the original one if the code uses it.
+        instance_id, execution_id: ``ctx.instance_id`` and ``ctx.execution_id``; give the original ones if the code
+            uses them.
+        partial: the history was cut and may end within a turn. Then code that does more than its last turn recorded is
+            not noticed.
 
     Raises:
         NondeterminismError: the function doesn't do what the history says it did.
@@ -57,14 +63,14 @@ def replay(
         version = recorded[0].version
     execution = LiveExecution(
         instance_id=instance_id,
-        execution_id=1,
+        execution_id=check_whole(execution_id, "execution_id", least=1),
         name=name,
         version=version,
         function=code,
         kv_base={key: (value, 0) for key, value in (kv or {}).items()},
     )
     try:
-        execution.replay(recorded)
+        execution.replay(recorded, partial=partial)
         status, output, error = ended(recorded)
         waits_for = waits_of(execution) if status == "Running" else []
         return Replayed(status=status, output=output, error=error, waits_for=waits_for)

@@ -10,14 +10,14 @@ from typing import Any, Final, NamedTuple
 from duroxide_django.engine import events, futures, messages
 from duroxide_django.engine.codecs import dumps, loads
 from duroxide_django.engine.context import resolve_name
-from duroxide_django.engine.failures import from_exception
+from duroxide_django.engine.failures import TIMED_OUT, Failure, from_exception, timeout
 from duroxide_django.engine.limits import RESERVED_PREFIX
 from duroxide_django.engine.messages import Message
-from duroxide_django.engine.outcome import TurnEnvironment, TurnResult
+from duroxide_django.engine.outcome import NewActivity, TurnEnvironment, TurnResult
 from duroxide_django.engine.replay import LiveExecution
 from duroxide_django.engine.turn import Start, Turn
 from duroxide_django.engine.versions import DEFAULT_VERSION
-from duroxide_django.exceptions import DuroxideError, InvalidArgument
+from duroxide_django.exceptions import DuroxideError, InvalidArgument, TaskTimeout
 from duroxide_django.registry import default_registry
 from duroxide_django.results import Event, OrchestrationStatus
 
@@ -33,7 +33,7 @@ class _Never:
         return "NEVER"
 
 
-#: A stub for an activity or a child that doesn't come to an end.
+#: A stub for an activity or a child that doesn't come to an end, but for a time limit of the activity.
 NEVER: Final = _Never()
 
 
@@ -102,7 +102,8 @@ def run_orchestration(
 
     A *stub* stands for an activity or a child: a callable that gets the input, an exception (class or instance) to
     fail with, ``NEVER``, or the result itself. When all stubs have answered, the next awaited one of ``events`` is
-    raised; then ``cancel`` takes effect; then the clock jumps to the next timer. At the end the history is replayed,
+    raised; then ``cancel`` takes effect; then the clock jumps to the next timer, or to where an activity without an
+    answer runs into its first time limit. At the end the history is replayed,
     so that an orchestration that isn't deterministic fails its test.
 
     Args:
@@ -140,10 +141,15 @@ def run_orchestration(
 
 
 def resolve_function(function: Callable[..., Any] | str) -> tuple[str, str, Callable[..., Any]]:
-    """Return (name, version, function) of an orchestration given by function or registered name."""
+    """Return (name, version, function) of an orchestration given by function or registered name.
+
+    A function that isn't registered has the version that one registered without a version has.
+    """
     if callable(function):
-        name = getattr(function, "duroxide_orchestration_name", getattr(function, "__name__", "orchestration"))
-        return str(name), DEFAULT_VERSION, function
+        name = str(getattr(function, "duroxide_orchestration_name", getattr(function, "__name__", "orchestration")))
+        versions = default_registry.orchestrations.get(name, {})
+        version = next((known.text for known, code in versions.items() if code is function), DEFAULT_VERSION)
+        return name, version, function
     found = default_registry.resolve(function, None)
     if found is None:
         raise InvalidArgument(f"Can't run it: {default_registry.describe_missing(function, None)}; give its function.")
@@ -152,9 +158,12 @@ def resolve_function(function: Callable[..., Any] | str) -> tuple[str, str, Call
 
 def waits_of(execution: LiveExecution) -> list[str]:
     """Return in words what an execution waits for, in the order in which it began to."""
+    leaves = [leaf for _, leaf in sorted(execution.open.items())]
+    # After a history that ends within a turn.
+    leaves += [action.leaf for action in execution.unmatched if action.leaf is not None]
     return [
         leaf.family if leaf.family == futures.TIMER else f"{leaf.family} {leaf.name!r}"
-        for _, leaf in sorted(execution.open.items())
+        for leaf in leaves
         if not leaf.dropped
     ]
 
@@ -187,6 +196,8 @@ class _Simulation:
         self.outcome: Any = None
         self.traces: list[tuple[str, str]] = []
         self.timers: dict[int, int] = {}
+        #: Activities without an answer that have a time limit: when it runs out, and how they fail.
+        self.limited: dict[int, tuple[int, Failure]] = {}
         #: What waits for its stub: (schedule event, Call, stub, whether it is a child).
         self.scheduled: list[tuple[int, Call, Any, bool]] = []
         self._guids = itertools.count(1)
@@ -242,12 +253,28 @@ class _Simulation:
         self.timers.update(result.timers)
         unwanted = {event.source_event_id for event in result.events}
         self.scheduled = [entry for entry in self.scheduled if entry[0] not in unwanted]
+        self.limited = {source: limit for source, limit in self.limited.items() if source not in unwanted}
         for activity in result.activities:
             call = Call(activity.name, loads(activity.input))
-            self.scheduled.append((activity.event_id, call, self._stub(self.activities, call, "activity"), False))
+            stub = self._stub(self.activities, call, "activity")
+            self.scheduled.append((activity.event_id, call, stub, False))
+            if stub is NEVER:
+                self._limit(activity)
         for child in result.children:
             call = Call(child.name, loads(child.input))
             self.scheduled.append((child.event_id or 0, call, self._stub(self.children, call, "orchestration"), True))
+
+    def _limit(self, activity: NewActivity) -> None:
+        """Keep the first time limit of an activity that never answers."""
+        limits = activity.limits
+        texts = (
+            (limits.schedule_to_start_timeout_ms, f"timeout: no worker started activity {activity.name!r} in time"),
+            (limits.timeout_ms, TIMED_OUT),
+            (limits.heartbeat_timeout_ms, f"timeout: activity sent no heartbeat for {limits.heartbeat_timeout_ms} ms"),
+        )
+        after = min(((limit_ms, text) for limit_ms, text in texts if limit_ms is not None), default=None)
+        if after is not None:
+            self.limited[activity.event_id] = self.now_ms + after[0], timeout(after[1])
 
     def _stub(self, stubs: dict[str, Any], call: Call, what: str) -> Any:
         if call.name in stubs:
@@ -284,6 +311,8 @@ class _Simulation:
             raise
         except Exception as exc:  # noqa: BLE001 - a stub raises what an activity may raise: anything
             failure = from_exception(exc, "OrchestrationFailed" if is_child else "ActivityFailed")
+            if isinstance(exc, TaskTimeout) and not is_child:
+                failure = timeout(str(exc))
             kind, text = messages.SUB_FAILED if is_child else messages.ACTIVITY_FAILED, failure.to_json()
         else:
             kind = messages.SUB_COMPLETED if is_child else messages.ACTIVITY_COMPLETED
@@ -305,11 +334,17 @@ class _Simulation:
         return [Message(kind=messages.CANCEL, id=next(self._rows), payload=reason)]
 
     def _due_timers(self) -> list[Message]:
-        if not self.timers:
+        moments = [*self.timers.items(), *((source, at_ms) for source, (at_ms, _) in self.limited.items())]
+        if not moments:
             return []
-        source, fire_at_ms = min(self.timers.items(), key=lambda timer: (timer[1], timer[0]))
-        del self.timers[source]
+        source, fire_at_ms = min(moments, key=lambda moment: (moment[1], moment[0]))
         self.now_ms = max(self.now_ms, fire_at_ms)
+        if source in self.limited:
+            _, failure = self.limited.pop(source)
+            self.scheduled = [entry for entry in self.scheduled if entry[0] != source]
+            kind = messages.ACTIVITY_FAILED
+            return [Message(kind=kind, execution_id=1, event_id=source, payload=failure.to_json())]
+        del self.timers[source]
         return [Message(kind=messages.TIMER_FIRED, execution_id=1, event_id=source, payload=str(fire_at_ms))]
 
     def _message(self, kind: str, *, name: str, payload: Any) -> Message:

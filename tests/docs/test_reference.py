@@ -60,7 +60,7 @@ class TestReferenceNames:
         attributes = re.findall(
             r"self\.([a-z]\w*)(?=[:\s])", inspect.getsource(duroxide_django.ActivityContext.__init__)
         )
-        called_by_the_runtime = {"cancel", "log_fields", "take_progress"}
+        called_by_the_runtime = {"begin", "cancel", "end", "log_fields", "take_progress"}
         members = {*public_members(duroxide_django.ActivityContext), *attributes} - called_by_the_runtime
         assert members <= code_words(REFERENCE / "activities.md")
 

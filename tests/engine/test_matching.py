@@ -231,6 +231,14 @@ class TestRecordedLosers:
         assert "cancellation mismatch" in str(error)
         assert error.event_id == 5
 
+    def test_may_be_recorded_twice(self):
+        """The second breadcrumb of a loser says nothing new."""
+        life = self.lost()
+        crumb = next(event for event in life.history if isinstance(event, events.ActivityCancelRequested))
+        twice = dataclasses.replace(crumb, event_id=len(life.history) + 1)
+        life.history.append(twice)
+        assert life.replayed().history_length == twice.event_id
+
     def test_may_have_completed_meanwhile(self):
         """A loser's late completion is recorded and has no effect."""
         life = self.lost()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from duroxide_django.engine import events
 from duroxide_django.engine.failures import Failure
 from duroxide_django.engine.messages import ACTIVITY_FAILED
+from duroxide_django.engine.replay import LiveExecution
 from duroxide_django.engine.retry import RetryPolicy
+from duroxide_django.engine.time_limits import NO_LIMITS, TimeLimits
 from duroxide_django.exceptions import InvalidArgument, NonRetryable, TaskTimeout
 from tests.engine.harness import T0, begun
 
@@ -219,58 +224,192 @@ class TestWhichErrors:
         assert (life.result.outcome is None) == retried
 
 
-class TestTheTimeoutOfAnAttempt:
-    def test_races_each_attempt(self):
-        """Activity, then timer; success removes the timer."""
-        life = begun(retrying({"timeout_ms": 5_000}))
-        assert life.kinds[1:] == ["ActivityScheduled", "TimerCreated"]
-        life.turn(life.completed("A", 1))
-        assert (life.output, life.result.cancelled_timers) == (1, [3])
+TIMED_OUT = Failure(kind="Timeout", message="timeout: activity timed out", error_types=("TaskTimeout", "TimeoutError"))
 
-    def test_is_told_to_the_activity(self):
-        """Each attempt knows when its result will no longer be wanted."""
-        life = begun(retrying({"timeout_ms": 5_000, "max_attempts": 2, "backoff": "none"}))
-        assert life.result.activities[0].deadline_ms == T0 + 5_000
+
+class TestTheTimeLimitsOfAnAttempt:
+    LIMITS = {"timeout_ms": 5_000, "heartbeat_timeout_ms": 500, "schedule_to_start_timeout_ms": 60_000}
+
+    def test_are_recorded_and_handed_out_without_a_timer(self):
+        """The worker that runs the attempt keeps its time, so a wait in the queue costs none of it."""
+        life = begun(retrying(self.LIMITS))
+        assert life.kinds[1:] == ["ActivityScheduled"]
+        (activity,) = life.result.activities
+        assert activity.limits == TimeLimits(**self.LIMITS)
+        recorded = json.loads(life.history[1].public_data())
+        assert {name: recorded[name] for name in self.LIMITS} == self.LIMITS
+
+    def test_hold_for_each_attempt(self):
+        """The second attempt has its own full time."""
+        life = begun(retrying({**self.LIMITS, "max_attempts": 2, "backoff": "none"}))
         life.turn(life.failed("A"))
-        assert life.result.activities[0].deadline_ms == life.now_ms + 5_000
-        assert begun(retrying({})).result.activities[0].deadline_ms is None
+        (activity,) = life.result.activities
+        assert (activity.attempt, activity.limits) == (2, TimeLimits(**self.LIMITS))
+        assert begun(retrying({})).result.activities[0].limits == NO_LIMITS
 
-    def test_fails_the_whole_task_at_once(self):
-        """Time-outs are not retried; the attempt is cancelled like a race loser."""
+    @pytest.mark.parametrize(
+        ("policy", "retried"),
+        [
+            ({}, True),
+            ({"retry_timeouts": None}, True),
+            ({"retry_timeouts": True, "retry_on": ["ValueError"]}, True),
+            ({"retry_on": ["TimeoutError"]}, True),
+            ({"retry_timeouts": False}, False),
+            ({"retry_timeouts": False, "retry_on": ["TimeoutError"]}, False),
+            ({"give_up_on": ["TaskTimeout"]}, False),
+            ({"retry_on": ["ValueError"]}, False),
+        ],
+    )
+    def test_that_ran_out_are_a_failure_like_any_other(self, policy, retried):
+        """Attempts that timed out are retried unless the policy says otherwise, whichever limit it was."""
+        life = begun(retrying({"backoff": "none", **policy}))
+        life.turn(life._completion(ACTIVITY_FAILED, "A", TIMED_OUT.to_json()))
+        assert (life.result.outcome is None) == retried
+
+    def test_reach_the_code_as_a_timeout(self):
+        """The last attempt's time-out is raised at the yield."""
 
         def orchestration(ctx, input):
             try:
-                yield ctx.schedule_activity_with_retry("A", None, {"max_attempts": 5, "timeout_ms": 5_000})
+                yield ctx.schedule_activity_with_retry("A", None, {"max_attempts": 1, "timeout_ms": 5_000})
             except TaskTimeout as exc:
                 return [str(exc), isinstance(exc, TimeoutError), exc.name]
 
         life = begun(orchestration)
-        life.turn(life.fired())
+        life.turn(life._completion(ACTIVITY_FAILED, "A", TIMED_OUT.to_json()))
         assert life.output == ["timeout: activity timed out", True, "A"]
-        assert life.result.cancelled_activities == [2]
 
-    def test_is_retried_on_request(self):
-        """With retry_timeouts, an attempt that took too long is a failure like others."""
-        life = begun(retrying({"max_attempts": 2, "timeout_ms": 50, "retry_timeouts": True, "backoff": "none"}))
-        life.turn(life.fired())
-        assert life.new_kinds == ["TimerFired", "ActivityScheduled", "TimerCreated", "ActivityCancelRequested"]
-        life.turn(life.completed("A", "second"))
-        assert life.output == "second"
+    def test_may_change_between_deploys(self):
+        """The recorded limits count: a deploy that changes them, adds or removes one doesn't break a replay."""
+        life = begun(retrying({"timeout_ms": 5_000}), keeps=False)
+        for policy in ({}, {"timeout_ms": 1}, {"heartbeat_timeout_ms": 1}):
+            life.replayed(retrying(policy))
+        life = begun(retrying({}), keeps=False)
+        life.replayed(retrying({"timeout_ms": 5_000}))
 
-    @pytest.mark.parametrize(("policy", "retried"), [({}, False), ({"retry_timeouts": True}, True)])
-    def test_is_like_that_of_an_attempt_nobody_began(self, policy, retried):
-        """A schedule-to-start time-out is a time-out, too (W19)."""
-        life = begun(retrying({"backoff": "none", **policy}))
-        late = Failure(kind="Timeout", message="timeout: no worker started activity 'A' in time")
-        life.turn(life._completion(ACTIVITY_FAILED, "A", late.to_json()))
-        assert (life.result.outcome is None) == retried
+    @pytest.mark.parametrize("name", ["timeout_ms", "heartbeat_timeout_ms", "schedule_to_start_timeout_ms"])
+    @pytest.mark.parametrize(
+        "schedule",
+        [
+            lambda ctx, limits: ctx.schedule_activity("A", None, **limits),
+            lambda ctx, limits: ctx.schedule_activity_on_session("A", None, "s", **limits),
+            lambda ctx, limits: ctx.schedule_activity_typed("A", None, int, **limits),
+            lambda ctx, limits: ctx.schedule_activity_on_session_typed("A", None, "s", int, **limits),
+            lambda ctx, limits: ctx.schedule_activity_with_retry("A", None, limits),
+            lambda ctx, limits: ctx.schedule_activity_with_retry_typed("A", None, limits, int),
+            lambda ctx, limits: ctx.schedule_activity_with_retry_on_session_typed("A", None, limits, "s", int),
+        ],
+    )
+    def test_can_be_given_to_every_activity(self, schedule, name):
+        """With a policy or without one; a bad value is refused at the call."""
 
-    def test_begins_anew_with_each_attempt(self):
-        """The second attempt has its own full time."""
-        life = begun(retrying({"max_attempts": 2, "timeout_ms": 500, "backoff": "fixed"}))
-        life.turn(life.failed("A"), after_ms=400)
-        life.turn(life.fired(life.result.timers[0][0]))
-        assert life.result.timers == [(life.history[-1].event_id, life.now_ms + 500)]
+        def orchestration(ctx, value):
+            yield schedule(ctx, {name: value})
+
+        assert getattr(begun(orchestration, 70).result.activities[0].limits, name) == 70
+        assert f"{name} must not be negative" in begun(orchestration, -1).failure.message
+
+
+class TestAHistoryOfTheEngineBeforeTheLimits:
+    """It raced each attempt with a timer, and did not retry time-outs by default."""
+
+    POLICY = {"timeout_ms": 5_000, "max_attempts": 2, "backoff": "none"}
+
+    def replayed(self, function, *recorded):
+        """Replay events after the start of an execution that engine 1 began."""
+        history = [
+            events.OrchestrationStarted(event_id=1, timestamp_ms=T0, name="O", version="1.0.0", input="null", engine=1)
+        ]
+        for kind, fields in recorded:
+            history.append(kind(event_id=len(history) + 1, timestamp_ms=T0 + len(history), **fields))
+        execution = LiveExecution(instance_id="i", execution_id=1, name="O", version="1.0.0", function=function)
+        execution.replay(history)
+        return execution
+
+    def attempt(self, number, name="A", first=None):
+        """An attempt and its timer, as they were recorded."""
+        fields = {"name": name, "input": "null", "attempt": number, "max_attempts": 2, "retry_of": first}
+        return (events.ActivityScheduled, fields), (events.TimerCreated, {"fire_at_ms": T0 + 5_000})
+
+    def fired(self, source):
+        return events.TimerFired, {"source_event_id": source, "fire_at_ms": T0 + 5_000}
+
+    def given_up(self, source):
+        return events.ActivityCancelRequested, {"source_event_id": source, "reason": "dropped_future"}
+
+    def result_of(self, source, result="7"):
+        return events.ActivityCompleted, {"source_event_id": source, "result": result}
+
+    def test_replays_where_it_waits(self):
+        """The activity and its timer are open."""
+        execution = self.replayed(retrying(self.POLICY), *self.attempt(1))
+        assert sorted(execution.open) == [2, 3]
+        assert [y.waits_for for y in execution.open_yields()] == [(("activity", "A", 2), ("timer", "timer", 3))]
+
+    def test_replays_to_a_success(self):
+        """The attempt won; its value is the task's."""
+        output = (events.OrchestrationCompleted, {"output": "7"})
+        execution = self.replayed(retrying(self.POLICY), *self.attempt(1), self.result_of(2), output)
+        assert execution.outcome.output == "7"
+
+    def test_replays_to_a_time_out_that_nothing_followed(self):
+        """Its default was not to retry."""
+        timed_out = Failure(message="timeout: activity timed out").to_json()
+        ended = (events.OrchestrationFailed, {"details": timed_out})
+        execution = self.replayed(retrying(self.POLICY), *self.attempt(1), self.fired(3), self.given_up(2), ended)
+        assert execution.outcome.failure.message == "timeout: activity timed out"
+
+    def test_replays_to_a_time_out_that_was_retried_on_request(self):
+        """The policy that said so still does."""
+        policy = {**self.POLICY, "retry_timeouts": True}
+        recorded = [*self.attempt(1), self.fired(3), *self.attempt(2, first=2), self.given_up(2), self.result_of(5)]
+        execution = self.replayed(retrying(policy), *recorded, (events.OrchestrationCompleted, {"output": "7"}))
+        assert execution.outcome.output == "7"
+
+    def test_replays_attempts_side_by_side(self):
+        """Each timer follows its own attempt."""
+
+        def orchestration(ctx, input):
+            return (yield ctx.all([ctx.schedule_activity_with_retry(name, None, self.POLICY) for name in "AB"]))
+
+        recorded = [*self.attempt(1, "A"), *self.attempt(1, "B"), self.fired(3), self.given_up(2), self.result_of(4)]
+        output = '[{"err":"timeout: activity timed out"},{"ok":7}]'
+        execution = self.replayed(orchestration, *recorded, (events.OrchestrationCompleted, {"output": output}))
+        assert json.loads(execution.outcome.output) == json.loads(output)
+
+    def test_replays_an_attempt_that_lost_a_race_before_it_was_scheduled(self):
+        """Neither it nor its timer is waited for."""
+
+        def at_once(ctx):
+            return 1
+            yield
+
+        def orchestration(ctx, input):
+            yield ctx.race(ctx.schedule_activity_with_retry("A", None, self.POLICY), at_once(ctx))
+            yield ctx.wait_for_event("go")
+
+        waits = (events.ExternalSubscribed, {"name": "go"})
+        execution = self.replayed(orchestration, *self.attempt(1), waits, self.given_up(2))
+        assert [y.waits_for for y in execution.open_yields()] == [(("event", "go", 4),)]
+
+    def test_goes_on_by_the_new_rules(self):
+        """What is scheduled from now on has its limit in its event."""
+
+        def orchestration(ctx, input):
+            for name in "AB":
+                yield ctx.schedule_activity_with_retry(name, None, self.POLICY)
+
+        fields = {"name": "B", "input": "null", "attempt": 1, "max_attempts": 2, "timeout_ms": 5_000}
+        recorded = [*self.attempt(1), self.result_of(2), (events.ActivityScheduled, fields)]
+        execution = self.replayed(orchestration, *recorded)
+        assert [y.waits_for for y in execution.open_yields()] == [(("activity", "B", 5),)]
+
+
+def test_no_first_delay_is_no_delay_however_often_it_grew():
+    """0 stays 0, where the factor no longer fits a float."""
+    policy = RetryPolicy(initial_delay_ms=0)
+    assert [policy.delay_ms(failures) for failures in (1, 2, 1_025, 100_000)] == [0, 0, 0, 0]
+    assert RetryPolicy(initial_delay_ms=1).delay_ms(1_025) == 30_000
 
 
 class TestTheTotalTimeout:
@@ -305,7 +444,8 @@ class TestTheTotalTimeout:
         life = begun(
             retrying({"max_attempts": 3, "backoff": "exponential", "timeout_ms": 5_000, "total_timeout_ms": 30_000})
         )
-        assert sorted(fire_at - T0 for _, fire_at in life.result.timers) == [5_000, 30_000]
+        assert [fire_at - T0 for _, fire_at in life.result.timers] == [30_000]
+        assert life.result.activities[0].limits == TimeLimits(timeout_ms=5_000)
 
 
 class TestJitter:

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from duroxide_django.engine import events
+from duroxide_django.engine.time_limits import NO_LIMITS
 from duroxide_django.exceptions import CorruptHistory
 from tests.engine.harness import T0, Life, begun, stored_and_read
 
@@ -37,7 +38,7 @@ class TestTheFirstTurn:
         life = begun(one_activity, 5)
         (activity,) = life.result.activities
         assert (activity.event_id, activity.name, activity.input) == (2, "Pay", "5")
-        assert (activity.session_id, activity.tag, activity.attempt, activity.start_within_ms) == (None, None, 1, None)
+        assert (activity.session_id, activity.tag, activity.attempt, activity.limits) == (None, None, 1, NO_LIMITS)
 
 
 class TestALaterTurn:

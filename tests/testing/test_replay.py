@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -82,6 +83,16 @@ class TestHistories:
         beginning = history[: kinds.index("QueueSubscribed") + 1]
         assert replay(beginning, checkout).waits_for == ["queue 'inbox'"]
 
+    def test_cut_anywhere_replay_when_told_so(self, history):
+        """One that ends within a turn looks like code that does more than was recorded."""
+        for length in range(1, len(history)):
+            replay(history[:length], checkout, partial=True)
+        kinds = [event["kind"] if isinstance(event, dict) else event.kind for event in history]
+        within_a_turn = history[: kinds.index("OrchestrationStarted") + 1]
+        with pytest.raises(NondeterminismError, match="emitted more than history records"):
+            replay(within_a_turn, checkout)
+        assert replay(within_a_turn, checkout, partial=True).waits_for
+
     def test_do_not_replay_on_other_code(self, history):
         with pytest.raises(NondeterminismError, match="'Validate'"):
             replay(history, checkout_with_a_step_more)
@@ -129,3 +140,16 @@ def test_unknown_kinds_and_broken_data_are_refused():
         replay([event], checkout)
     with pytest.raises(CorruptHistory, match="can't be decoded"):
         replay([{**event, "kind": "OrchestrationStarted", "data": "{"}], checkout)
+
+
+def test_executions_after_the_first_have_their_number():
+    def numbers(ctx, _input):
+        yield ctx.schedule_activity("Charge", ctx.execution_id)
+
+    history = run_orchestration(numbers, activities={"Charge": None}).history
+    second = [replace(event, data=event.data.replace('"input": 1', '"input": 2')) for event in history]
+    assert replay(second, numbers, execution_id=2).status == "Completed"
+    with pytest.raises(NondeterminismError):
+        replay(second, numbers)
+    with pytest.raises(InvalidArgument, match="execution_id must be a whole number of at least 1"):
+        replay(second, numbers, execution_id=0)

@@ -19,6 +19,7 @@ from duroxide_django import (
     PayloadError,
     SubOrchestrationFailed,
     TaskTimeout,
+    orchestration,
 )
 from duroxide_django.registry import default_registry
 from duroxide_django.testing import NEVER, MissingStub, run_orchestration
@@ -163,14 +164,54 @@ class TestStubs:
         assert ran.elapsed_ms == 2_000
 
     def test_that_never_answer_run_into_time_outs(self):
-        def limited(ctx, _input):
+        def limited(ctx, policy):
             try:
-                yield ctx.schedule_activity_with_retry("Charge", 7, {"timeout_ms": 30_000})
+                yield ctx.schedule_activity_with_retry("Charge", 7, {"backoff": "none", **policy})
             except TaskTimeout:
                 return "timeout"
 
-        ran = run_orchestration(limited, activities={"Charge": NEVER})
-        assert (ran.output, ran.elapsed_ms) == ("timeout", 30_000)
+        for policy, tries, elapsed_ms in (
+            ({"timeout_ms": 30_000}, 3, 90_000),
+            ({"timeout_ms": 30_000, "retry_timeouts": False}, 1, 30_000),
+            ({"timeout_ms": 30_000, "heartbeat_timeout_ms": 5_000, "max_attempts": 1}, 1, 5_000),
+            ({"schedule_to_start_timeout_ms": 10_000}, 3, 30_000),
+            ({"timeout_ms": 30_000, "total_timeout_ms": 45_000}, 2, 45_000),
+        ):
+            ran = run_orchestration(limited, policy, activities={"Charge": NEVER})
+            assert (ran.output, len(ran.activities), ran.elapsed_ms) == ("timeout", tries, elapsed_ms), policy
+
+    def test_that_never_answer_run_into_the_limits_of_a_plain_activity(self):
+        def limited(ctx, limits):
+            try:
+                yield ctx.schedule_activity("Charge", **limits)
+            except TaskTimeout as exc:
+                return str(exc)
+
+        for limit, text in (
+            ("timeout_ms", "timeout: activity timed out"),
+            ("heartbeat_timeout_ms", "timeout: activity sent no heartbeat for 70 ms"),
+            ("schedule_to_start_timeout_ms", "timeout: no worker started activity 'Charge' in time"),
+        ):
+            ran = run_orchestration(limited, {limit: 70}, activities={"Charge": NEVER})
+            assert (ran.output, ran.elapsed_ms) == (text, 70)
+
+    def test_that_lost_a_race_run_into_nothing(self):
+        def races(ctx, _input):
+            yield ctx.race(ctx.schedule_activity("Charge", timeout_ms=50), ctx.schedule_timer(20))
+            yield ctx.schedule_timer(100)
+
+        assert run_orchestration(races, activities={"Charge": NEVER}).elapsed_ms == 120
+
+    @pytest.mark.parametrize("stub", [TaskTimeout, TaskTimeout("timeout: activity timed out")])
+    def test_time_out_with_its_exception(self, stub):
+        def tries(ctx, _input):
+            try:
+                yield ctx.schedule_activity("Charge")
+            except TaskTimeout as exc:
+                return [str(exc), exc.error_types[0]]
+
+        ran = run_orchestration(tries, activities={"Charge": stub})
+        assert ran.output == ["timeout: activity timed out", "TaskTimeout"]
 
     def test_may_be_keyed_by_the_decorated_function(self):
         def charge(ctx, order):
@@ -255,3 +296,19 @@ def test_needs_neither_settings_nor_a_database():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env={})
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == "Hello, A!"
+
+
+def test_the_version_is_that_of_the_registered_function():
+    def which(ctx, _input):
+        return ctx.orchestration_version
+        yield
+
+    assert run_orchestration(which).output == "1.0.0"
+    registered = default_registry.orchestrations
+    try:
+        for version in ("1.2.0", "2.0.0"):
+            orchestration("WhichVersion", version=version)(which if version == "1.2.0" else lambda ctx, _input: None)
+        assert run_orchestration(which).output == "1.2.0"
+        assert run_orchestration("WhichVersion").output is None
+    finally:
+        registered.pop("WhichVersion", None)
