@@ -12,6 +12,7 @@ from duroxide_django.engine.registry import Registry
 from duroxide_django.runtime.cache import Cache
 from duroxide_django.runtime.config import Config
 from duroxide_django.runtime.metrics import Metrics
+from duroxide_django.runtime.slow_turns import SlowTurns
 from duroxide_django.runtime.turns import Work
 from duroxide_django.storage import turns
 from duroxide_django.storage.database import Database
@@ -36,7 +37,7 @@ class Look:
 
     Attributes:
         works: turns to compute.
-        suspect: an instance to compute apart from others.
+        suspect: an instance to compute apart from others: it may end the process, or keep it for long.
         parked: what is to be given back.
         discarded: instances with messages that have no effect any more.
         instances: how many were found.
@@ -65,6 +66,7 @@ class Claimer:
     """
 
     def __init__(self, registry: Registry, config: Config, db: Database, cache: Cache, metrics: Metrics) -> None:
+        self.slow_turns = SlowTurns(metrics)
         self._registry = registry
         self._config = config
         self._db = db
@@ -89,19 +91,18 @@ class Claimer:
         """Take note of how many seconds a turn of an orchestration took to compute."""
         self._quick_turns[name] = self._quick_turns[name] + 1 if took_s <= QUICK_S else 0
 
-    def take(self, look: Look, *, patient: bool, relaxed: bool, suspect_busy: bool) -> None:
+    def take(self, look: Look, *, patient: bool, relaxed: bool) -> None:
         """Look at the queue.
 
         Args:
             look: gets what there is; what was leased before an error is in ``parked``.
             patient: leave what is young to the worker that leads, unless this is it.
             relaxed: see ``turns.claim``.
-            suspect_busy: there is a suspect to be computed already.
         """
         fresh = self._read_fresh()
         if fresh is not None:
             look.instances, look.now_ms, look.next_ms = len(fresh.claimed), fresh.now_ms, fresh.next_ms
-            self._sort(look, fresh.claimed, fresh.batches, fresh.unreadable, suspect_busy=suspect_busy)
+            self._sort(look, fresh.claimed, fresh.batches, fresh.unreadable)
             return
         claimed, look.now_ms, look.next_ms = turns.claim(
             self._db,
@@ -117,10 +118,13 @@ class Claimer:
             return
         try:
             unreadable: turns.Unreadable = {}
-            batches = turns.read_messages(self._db, [item.key for item in claimed], unreadable)
+            since_ms: dict[int, int] = {}
+            batches = turns.read_messages(self._db, [item.key for item in claimed], unreadable, since_ms)
             # Each claimed instance has a message among those that the claim looked at: fewer were all there are.
             look.more = sum(map(len, batches.values())) + len(unreadable) >= self._config.batch
-            self._sort(look, claimed, batches, unreadable, suspect_busy=suspect_busy)
+            # The longest waiting first: the last of a batch that takes too long are given back.
+            claimed.sort(key=lambda item: since_ms.get(item.key, 0))
+            self._sort(look, claimed, batches, unreadable)
         except BaseException:
             # The claim may be committed already.
             look.parked = [Parked(claimed=item, delay_ms=0, blocked=None) for item in claimed]
@@ -143,7 +147,7 @@ class Claimer:
 
     def _is_quick(self, claimed: Claimed) -> bool:
         """Return whether its next turn will take a moment only, as far as one can tell."""
-        if self._quick_turns[claimed.name] < QUICK_TURNS:
+        if self._quick_turns[claimed.name] < QUICK_TURNS or self.slow_turns.expects(claimed):
             return False
         return claimed.last_event_id <= QUICK_EVENTS or self._cache.get(claimed.key) is not None
 
@@ -153,8 +157,6 @@ class Claimer:
         claimed: list[Claimed],
         batches: dict[int, list[messages.Message]],
         unreadable: turns.Unreadable,
-        *,
-        suspect_busy: bool,
     ) -> None:
         self._metrics.add("orch_dispatcher_items_fetched", sum(map(len, batches.values())))
         works = []
@@ -164,18 +166,28 @@ class Claimer:
                 look.discarded.append((item, [message.id or 0 for message in batch]))
                 continue
             works.append(Work(claimed=item, batch=batch, unreadable=unreadable.get(item.key)))
-        look.works = [work for work in works if not _is_suspect(work)]
-        self._set_apart(look, [work for work in works if _is_suspect(work)], suspect_busy=suspect_busy)
+        suspects, slow = [], []
+        for work in works:
+            if _is_suspect(work):
+                suspects.append(work)
+            elif self.slow_turns.expects(work.claimed):
+                slow.append(work)
+            else:
+                look.works.append(work)
+        if suspects or slow:
+            self._set_apart(look, suspects, slow)
         self._read_state(look.works)
 
-    def _set_apart(self, look: Look, suspects: list[Work], *, suspect_busy: bool) -> None:
-        """Take one suspect if none is busy; the others have to wait."""
-        if suspects and not suspect_busy:
-            look.suspect = max(suspects, key=lambda work: work.claimed.attempts)
-            self._read_state([look.suspect])
-        for work in suspects:
-            if work is not look.suspect:
-                look.parked.append(Parked(claimed=work.claimed, delay_ms=SUSPECT_DELAY_MS, blocked=None))
+    def _set_apart(self, look: Look, suspects: list[Work], slow: list[Work]) -> None:
+        """Take one suspect, or else the slow one that has waited longest; the others have to wait."""
+        look.suspect = max(suspects, key=lambda work: work.claimed.attempts) if suspects else slow[0]
+        self._read_state([look.suspect])
+        for delay_ms, works in ((SUSPECT_DELAY_MS, suspects), (0, slow)):
+            for work in works:
+                if work is not look.suspect:
+                    look.parked.append(Parked(claimed=work.claimed, delay_ms=delay_ms, blocked=None))
+                    # Slow ones can be claimed again as soon as this one is through.
+                    look.more = look.more or not delay_ms
 
     def _read_state(self, works: list[Work]) -> None:
         """Read what turns without a live execution need."""

@@ -99,6 +99,8 @@ class Dispatcher:
         self.works: list[Work] = []
         self.foreign: list[Finished] = []
         self.asked_at: float | None = None
+        # Where the watchdog saw a turn.
+        self.place_of: Callable[[Work], str | None] = lambda _work: None
         self.moved_at = time.monotonic()
         self.claims = True
         self.fetches = True
@@ -166,15 +168,16 @@ class Dispatcher:
             claiming: False while shutting down: nothing new is taken.
         """
         self._measure_room(claiming=claiming and not self.slots.isolates())
-        foreign = self._sort_finished()
-        self.interrupted += self.slots.take_interrupted()
-        # What the suspect's death must not spoil is committed first: computed turns, and neighbours given back.
+        # What the suspect's death must not spoil is committed first: computed turns, and neighbours given back. It
+        # waits for nothing else: an iteration with a suspect computes no other turn.
         if self.suspect is not None and not (self.pending or self.parked):
             suspect, self.suspect = self.suspect, None
             self._compute(suspect)
+        foreign = self._sort_finished() if self.suspect is None else []
+        self.interrupted += self.slots.take_interrupted()
         self.slots.begin_suspect(quiet=not (self.pending or self.parked or self.suspect))
         claiming = claiming and not self.slots.isolates()
-        claims = claiming and self.claims and self.config.runs_orchestrations
+        claims = claiming and self.claims and self.config.runs_orchestrations and self.suspect is None
         capacity = self._room if self.fetches else 0
         if not (self.pending or self.parked or self.discarded or self.interrupted or foreign or claims or capacity):
             return False
@@ -274,7 +277,7 @@ class Dispatcher:
                 turns.discard(self.db, taken.discarded)
             if taken.foreign:
                 committed.accepted += activities.complete(self.db, taken.foreign)
-            runs = claiming and not self.draining and self.config.runs_orchestrations
+            runs = claiming and not self.draining and self.config.runs_orchestrations and self.suspect is None
             self._own_messages = self._own_messages or committed.wakes or bool(taken.foreign)
             if runs and (self.claims or self._own_messages):
                 works = self._claim(relaxed=relaxed)
@@ -296,17 +299,18 @@ class Dispatcher:
         if not (finished or self.foreign):
             return []
         busy = {computed.commit.claimed.key for computed in self.pending}
-        if self.suspect is not None:
-            busy.add(self.suspect.claimed.key)
         local: dict[int, list[Finished]] = defaultdict(list)
         for item in finished:
             cached = self.cache.get(item.task.instance)
-            if item.task.instance in busy:
+            if (
+                item.task.instance in busy
+                or cached is None
+                or cached.execution.execution_id != item.task.execution_id
+                or self.claimer.slow_turns.expects(cached.claimed)
+            ):
                 self.foreign.append(item)
-            elif cached is not None and cached.execution.execution_id == item.task.execution_id:
-                local[item.task.instance].append(item)
             else:
-                self.foreign.append(item)
+                local[item.task.instance].append(item)
         works = []
         for key, items in local.items():
             cached = self.cache.get(key)
@@ -320,13 +324,12 @@ class Dispatcher:
         self.claims = False
         look = Look()
         try:
-            suspect_busy = self.suspect is not None
-            self.claimer.take(look, patient=not self._own_messages, relaxed=relaxed, suspect_busy=suspect_busy)
+            self.claimer.take(look, patient=not self._own_messages, relaxed=relaxed)
         finally:
             self.parked += look.parked
             self.discarded += look.discarded
         self.claims = self._own_messages = look.more
-        self.suspect = self.suspect or look.suspect
+        self.suspect = look.suspect
         self.found(wakeups.TURNS, look.instances, look.instances >= self.config.batch // 2)
         if self._again_ms is not None and self._again_ms <= self.now_ms():
             self._again_ms = None
@@ -373,8 +376,11 @@ class Dispatcher:
         try:
             computed = self.computer.compute(work, now_ms)
         finally:
+            # Without the time that it waited for the database.
+            began = self._turn_began(began)
             self.turn, self.moved_at = None, time.monotonic()
         self.claimer.note_turn(work.claimed.name, self.moved_at - began)
+        self.claimer.slow_turns.note(work.claimed, self.moved_at - began, self.place_of(work))
         key = work.claimed.key
         if isinstance(computed, Parked):
             self.cache.drop(key)
@@ -389,6 +395,9 @@ class Dispatcher:
             return
         self._take_eagerly(computed.commit)
         self.pending.append(computed)
+
+    def _turn_began(self, began: float) -> float:
+        return began if self.turn is None else self.turn[1]
 
     def _take_eagerly(self, commit: Commit) -> None:
         """Lease new activities to this process at once, as far as it has room for them."""

@@ -79,6 +79,7 @@ class Loop(threading.Thread):
         self.failures = 0
         self._failed_at = 0.0
         self.watchdog = Watchdog(self)
+        self.dispatcher.place_of = self.watchdog.place_of
         self.leases = Leases(config, self.slots, lambda: [item.task for item in self.dispatcher.uncommitted()])
         self._keeper = Keeper(db.alias, self.leases, self.watchdog.loop_hangs)
 

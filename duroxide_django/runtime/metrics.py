@@ -18,6 +18,7 @@ class MetricsSnapshot(Mapping[str, int]):
     orch_infrastructure_errors: int = 0
     orch_configuration_errors: int = 0
     orch_poison: int = 0
+    orch_slow_turns: int = 0
     activity_success: int = 0
     activity_app_errors: int = 0
     activity_infra_errors: int = 0

@@ -53,6 +53,17 @@ class Watchdog(threading.Thread):
         self._loop = loop
         self._timeout_s = loop.config.turn_timeout_ms / 1000
         self._ended = threading.Event()
+        self._seen: tuple[Work, str] | None = None
+
+    def place_of(self, work: Work) -> str | None:
+        """Return where a turn was when it was last seen, or None: it was over before."""
+        seen = self._seen
+        return seen[1] if seen is not None and seen[0] is work else None
+
+    def _see(self) -> None:
+        turn = self._loop.dispatcher.turn
+        if turn is not None and (where := self._stack()):
+            self._seen = turn[0], where[-1]
 
     @property
     def found(self) -> str | None:
@@ -74,6 +85,7 @@ class Watchdog(threading.Thread):
                 if now - looked_at > pause_s + _OVERSLEPT_S and time.process_time() - used < (now - looked_at) / 2:
                     self._awake_since = now
                 looked_at, used = now, time.process_time()
+                self._see()
                 hangs = self.loop_hangs()
                 if hangs and self._found is None:
                     self._report()

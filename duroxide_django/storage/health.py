@@ -292,8 +292,8 @@ def _overdue_messages(db: Database, now_ms: int, overdue_ms: int) -> list[Findin
         """
         SELECT m.kind, COUNT(*), MIN(m.visible_at_ms), MIN(i.instance_id)
         FROM duroxide_message m JOIN duroxide_instance i ON i.id = m.instance_id
-        WHERE m.visible_at_ms <= %s AND i.lease_until_ms <= %s GROUP BY m.kind ORDER BY m.kind""",
-        [now_ms - overdue_ms, now_ms],
+        WHERE m.visible_at_ms <= %s AND i.blocked IS NULL GROUP BY m.kind ORDER BY m.kind""",
+        [now_ms - overdue_ms],
     )
     return [
         Finding(
@@ -303,8 +303,9 @@ def _overdue_messages(db: Database, now_ms: int, overdue_ms: int) -> list[Findin
             instance_id=example,
             count=count,
             why=f"{count} {kind} message(s) are due, the oldest for {_seconds(now_ms - since_ms)} (for example of "
-            f"{example}), and nobody has taken them.",
-            cure="Start workers, or more of them: those there are down, too slow, or without this orchestration.",
+            f"{example}), and no turn has taken them.",
+            cure="Start workers, or more of them: those there are down, without this orchestration, or too slow. "
+            "Turns of more than a second hold all others up: the workers' logs name the place.",
         )
         for kind, count, since_ms, example in found
     ]

@@ -267,25 +267,30 @@ def _payload(stored: str, instance: int, unreadable: Unreadable | None) -> str:
         return _UNREADABLE
 
 
-def read_messages(db: Database, keys: Sequence[int], unreadable: Unreadable) -> dict[int, list[Message]]:
+def read_messages(
+    db: Database, keys: Sequence[int], unreadable: Unreadable, since_ms: dict[int, int] | None = None
+) -> dict[int, list[Message]]:
     """Return the visible messages of instances, each list in the order of becoming visible (W35).
 
     What begins an execution comes first, or a flood of older messages could push it out of the batch.
 
     Args:
         unreadable: gets the instances whose payloads can't be read.
+        since_ms: gets when the first message of each became visible, epoch milliseconds.
     """
     condition, parameter = db.any_of("instance_id", keys)
     found = db.fetch(
         f"""
-        SELECT instance_id, id, kind, execution_id, event_id, name, payload, force
+        SELECT instance_id, visible_at_ms, id, kind, execution_id, event_id, name, payload, force
         FROM duroxide_message WHERE {condition} AND visible_at_ms <= {db.now}
         ORDER BY CASE WHEN kind IN (%s, %s) THEN 0 ELSE 1 END, due_ms, id LIMIT {MAX_BATCH_MESSAGES}""",
         [parameter, START, CONTINUE_AS_NEW],
     )
     batches: dict[int, list[Message]] = defaultdict(list)
-    for instance, *row in found:
+    since_ms = {} if since_ms is None else since_ms
+    for instance, visible_at_ms, *row in found:
         batches[instance].append(_message(instance, row, unreadable))
+        since_ms[instance] = min(visible_at_ms, since_ms.get(instance, visible_at_ms))
     return batches
 
 

@@ -251,6 +251,14 @@ class TestLate:
             clock.advance(hours=2)
             assert {"overdue_timer", "overdue_message"} <= set(rules())
 
+    def test_overdue_messages_that_a_worker_has_claimed(self, waiting, client, rules, sql):
+        """A worker that claims and gives back, again and again, takes nothing: how old messages are tells."""
+        client.raise_event("OnEvent", "Go")
+        with virtual_clock() as clock:
+            clock.advance(minutes=2)
+            sql("UPDATE duroxide_instance SET lease_token = 1, lease_until_ms = %s", clock.now_ms + 30_000)
+            assert "overdue_message" in rules()
+
     def test_ready_tasks_that_nobody_has_room_for(self, waiting, announce, database):
         with virtual_clock() as clock:
             clock.advance(minutes=2)

@@ -26,6 +26,26 @@ def over(program, settings):
     over.set()
 
 
+class TestASlowTurn:
+    def test_is_logged_with_its_place(self, client, program, over, start_runtime, caplog, monkeypatch):
+        """It ended in time, but the worker's other instances waited for it."""
+        monkeypatch.setattr("duroxide_django.runtime.slow_turns.SLOW_S", 0.1)
+
+        @program.orchestration("Slow")
+        def slow(ctx, _input):
+            # Longer than the watchdog waits between two looks.
+            ends = time.monotonic() + 0.3
+            while time.monotonic() < ends:
+                pass
+
+        start_runtime()
+        client.start_orchestration("it", "Slow")
+        assert client.wait_for_orchestration("it", 60_000).status == "Completed"
+        (said,) = [line for line in caplog.messages if "A turn took" in line]
+        assert "test_hanging_turns.py" in said
+        assert said.endswith("in slow")
+
+
 class TestHanging:
     def test_in_the_first_turn_does_not_keep_the_start(self, client, over, start_runtime):
         """Whoever supervises the worker hears of it at once, not when a start has taken too long."""

@@ -94,6 +94,7 @@ class TestSnapshot:
             "orch_infrastructure_errors",
             "orch_configuration_errors",
             "orch_poison",
+            "orch_slow_turns",
             "activity_success",
             "activity_app_errors",
             "activity_infra_errors",

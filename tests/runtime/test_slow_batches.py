@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from duroxide_django.models import Instance
-from duroxide_django.runtime import dispatcher
+from duroxide_django.runtime import dispatcher, slow_turns
 from duroxide_django.testing import virtual_clock
 from tests.runtime.program import work
 
@@ -21,7 +21,8 @@ NAMES = [f"slow-{number}" for number in range(9)]
 def clock(monkeypatch):
     """The workers' clock and the database's; it stands still but for turns."""
     with virtual_clock() as clock:
-        monkeypatch.setattr(dispatcher, "time", SimpleNamespace(monotonic=lambda: clock.now_ms / 1000))
+        for module in (dispatcher, slow_turns):
+            monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now_ms / 1000))
         yield clock
 
 
@@ -94,3 +95,72 @@ class TestALongBatch:
         work(worker)
         assert ran == {**dict.fromkeys(NAMES, 1), "activities": len(NAMES)}
         assert outputs(client) == ["done"] * 9
+
+
+class TestASlowInstance:
+    """Each of its turns takes longer than a batch may, and its next message is always due."""
+
+    @pytest.fixture
+    def worker(self, client, program, clock):
+        @program.orchestration("Heavy")
+        def heavy(ctx, _):
+            while True:
+                done = client.list_instances_by_status("Completed")
+                program.done_at_turns.append(len(done))
+                clock.advance(seconds=12)
+                yield ctx.schedule_timer(1)
+
+        @program.orchestration("Light")
+        def light(ctx, has_activity):
+            if has_activity:
+                yield ctx.schedule_activity("Note")
+
+        program.activity("Note")(lambda ctx, _: None)
+        program.done_at_turns = []
+        client.start_orchestration("heavy-1", "Heavy")
+        return program.dispatcher(turn_lease_ms=30_000, activity_lease_ms=30_000)
+
+    def serve(self, worker, iterations):
+        for _ in range(iterations):
+            worker.claims = worker.fetches = True
+            worker.iterate()
+            while worker.slots.work():
+                pass
+
+    def test_does_not_starve_those_that_came_later(self, client, worker):
+        """What has waited longest is computed first."""
+        client.start_many([(f"light-{number}", "Light", True) for number in range(20)])
+        self.serve(worker, 12)
+        assert len(client.list_instances_by_status("Completed")) == 20
+
+    def test_holds_up_nothing_that_was_computed_before(self, client, program, worker):
+        """Once it is known, the others' turns are committed before its own begins."""
+        self.serve(worker, 4)
+        client.start_many([(f"light-{number}", "Light", None) for number in range(20)])
+        turns_before = len(program.done_at_turns)
+        self.serve(worker, 12)
+        # One turn of its own may have been under way.
+        assert program.done_at_turns[turns_before : turns_before + 3] in ([20, 20, 20], [0, 20, 20])
+
+    def test_goes_on(self, client, program, worker):
+        """However much else there is to do."""
+        for number in range(20):
+            client.start_orchestration(f"light-{number}", "Light", True)
+            self.serve(worker, 2)
+        assert len(program.done_at_turns) >= 10
+
+    def test_does_not_make_its_orchestration_slow_for_good(self, client, program, worker, clock):
+        """Others of it are computed apart too, until a turn of one was quick."""
+        claimer = worker.claimer
+        self.serve(worker, 2)
+        other = SimpleNamespace(key=-1, name="Heavy")
+        assert claimer.slow_turns.expects(other)
+        claimer.slow_turns.note(other, 0.1, None)
+        assert not claimer.slow_turns.expects(other)
+
+    def test_is_logged_with_the_place_once_a_minute(self, worker, caplog):
+        worker.place_of = lambda work: "workflows.py:7 in heavy"
+        self.serve(worker, 24)
+        said = [record.getMessage() for record in caplog.records if "A turn took 12.0 s" in record.getMessage()]
+        assert 2 <= len(said) <= worker.metrics.snapshot().orch_slow_turns / 4
+        assert all("it was seen at workflows.py:7 in heavy" in line for line in said)
