@@ -33,6 +33,9 @@ _CURES = {
     "newer_engine": gettext_lazy(
         "A newer release of duroxide_django began this execution. Start workers of that release, or finish the update."
     ),
+    "open_transaction": gettext_lazy(
+        "Its function left a database transaction open at a yield. Close it before, or move the work to an activity."
+    ),
     "payload_unreadable": gettext_lazy(
         "Give the workers the payload codec and the keys that wrote it (setting PAYLOAD_CODEC); it goes on by itself."
     ),

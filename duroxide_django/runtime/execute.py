@@ -25,6 +25,7 @@ from duroxide_django.engine.registry import ActivityDefinition
 from duroxide_django.exceptions import DuroxideError
 from duroxide_django.logs import runtime_log
 from duroxide_django.runtime.config import Config
+from duroxide_django.runtime.turn_connections import TransactionLeftOpen
 from duroxide_django.storage import activities
 from duroxide_django.storage.activities import Finished, Task
 from duroxide_django.storage.database import Database
@@ -34,10 +35,6 @@ from duroxide_django.tracing import span
 
 class DatabaseAway(DuroxideError):
     """A database failed while an activity ran, or refused its statement for the moment."""
-
-
-class TransactionLeftOpen(DuroxideError):
-    """An activity began a transaction and did not end it; it was rolled back."""
 
 
 class RanOut(DuroxideError):

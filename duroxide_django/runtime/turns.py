@@ -27,6 +27,7 @@ from duroxide_django.exceptions import CorruptHistory, NewerEngine, Nondetermini
 from duroxide_django.logs import log_exception, orchestration_log, runtime_log
 from duroxide_django.runtime.cache import Cached
 from duroxide_django.runtime.config import Config
+from duroxide_django.runtime.turn_connections import TransactionLeftOpen, TurnConnections
 from duroxide_django.storage import client_reads
 from duroxide_django.storage.activities import Finished
 from duroxide_django.storage.commits import Commit
@@ -105,6 +106,8 @@ class TurnComputer:
         self.config = config
         self.db = db
         self.asking_database = asking_database
+        self._connections = TurnConnections()
+        self._execution: LiveExecution | None = None
 
     def compute(self, work: Work, now_ms: int) -> Computed | Parked:
         """Return the turn of ``work``.
@@ -123,7 +126,9 @@ class TurnComputer:
             return self._without_code(work, failure, now_ms)
         try:
             with span(f"turn of {claimed.name}", instance_id=claimed.instance_id, execution_id=claimed.execution_id):
-                return self._run(work, now_ms)
+                return self._run_watched(work, now_ms)
+        except TransactionLeftOpen as exc:
+            return self._blocked(work, {"reason": "open_transaction", "message": str(exc)}, now_ms)
         except NondeterminismError as exc:
             return self._unreplayable(work, exc, now_ms)
         except PayloadUnreadable as exc:
@@ -142,6 +147,29 @@ class TurnComputer:
             blocked = {"reason": "engine_error", "message": f"{type(exc).__name__}: {exc}"}
             return self._parked(work, blocked, keep_attempt=True)
 
+    def _run_watched(self, work: Work, now_ms: int) -> Computed | Parked:
+        """Run the turn; raises TransactionLeftOpen if it leaves a transaction open."""
+        self._execution = None
+        self._connections.begin()
+        try:
+            return self._run(work, now_ms)
+        finally:
+            if left_open := self._connections.end():
+                raise self._left_open(work, left_open)
+
+    def _left_open(self, work: Work, aliases: list[str]) -> TransactionLeftOpen:
+        position = None
+        if self._execution is not None:
+            position = self._execution.position()
+            # Closing it leaves its `with` blocks, most of which roll back.
+            self._execution.close()
+        self._connections.restore()
+        where = "" if position is None else f" ({position})"
+        return TransactionLeftOpen(
+            f"{work.claimed.name} left a transaction open on {', '.join(aliases)} at its yield{where}; it was rolled "
+            "back. Close the transaction before the yield, or let an activity do the work."
+        )
+
     def _run(self, work: Work, now_ms: int) -> Computed | Parked:
         claimed = work.claimed
         beginning = work.beginning()
@@ -151,13 +179,13 @@ class TurnComputer:
         version = beginning.name if beginning is not None else claimed.version
         execution_id = claimed.execution_id + 1 if renewed else claimed.execution_id
         if beginning is None and work.cached is not None:
-            execution = work.cached.execution
+            execution = self._execution = work.cached.execution
         else:
             found = self.registry.resolve(claimed.name, version)
             if found is None:
                 why = self.registry.describe_missing(claimed.name, version)
                 return self._blocked(work, {"reason": "missing_code", "message": why}, now_ms)
-            execution = LiveExecution(
+            execution = self._execution = LiveExecution(
                 instance_id=claimed.instance_id,
                 execution_id=execution_id,
                 name=claimed.name,
@@ -214,7 +242,7 @@ class TurnComputer:
             )
 
         def read_kv(instance_id: str, key: str) -> str | None:
-            with self.asking_database():
+            with self.asking_database(), self._connections.own_statements():
                 return caller.run(client_reads.kv_value, self.db, instance_id, key)
 
         return TurnEnvironment(

@@ -84,6 +84,8 @@ _BLOCKED_CURES = {
     "it is tried again by itself until it counts as poison.",
     "newer_engine": "A newer release of duroxide_django began this execution. Start workers of that release, or "
     "finish the update; it is tried again by itself, and does not count as an attempt.",
+    "open_transaction": "The orchestration left a transaction open at its yield (the message names it). Close it "
+    "before the yield or move the work to an activity, and deploy; it is tried again by itself.",
     "payload_unreadable": "Give the workers the payload codec and the keys that wrote it (setting PAYLOAD_CODEC); "
     "it is tried again by itself.",
     "hanging_turn": "The orchestration function does not come to its next yield: mend the loop or the blocking call at "
