@@ -19,6 +19,8 @@ ROLE_FAULTS = {
     "idle-in-transaction time-out of 10 ms": {"idle_in_transaction_session_timeout": "10ms"},
     "lock time-out of 5 ms": {"lock_timeout": "5ms"},
     "every transaction serializable": {"default_transaction_isolation": "serializable"},
+    # What clients find that a failover has left connected to the old primary, or to a standby.
+    "read-only database": {"default_transaction_read_only": "on"},
     # By itself the delay needs five more transactions that are open at that moment.
     "commits 50 ms slower": {"commit_delay": "50000", "commit_siblings": "0"},
 }
@@ -70,14 +72,18 @@ class PostgresFaults(Faults):
         """See Faults."""
         roles = [lambda name=name: self.role(name) for name in ROLE_FAULTS]
         restarts = [lambda mode=mode: self.restart(mode) for mode in ("fast", "immediate")]
-        return [self.terminate, restarts[0], roles[0], self.lock_rows, roles[1], restarts[1], *roles[2:], self.refuse]
+        locks = [self.lock_rows, self.lock_tables, self.exhaust]
+        return [self.terminate, restarts[0], roles[0], *locks, roles[1], restarts[1], *roles[2:], self.refuse]
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
         import psycopg
 
         # Its own settings: what the role suffers must not reach who undoes it.
-        options = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c lock_timeout=0"
+        options = (
+            "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c lock_timeout=0 "
+            "-c default_transaction_read_only=off"
+        )
         with psycopg.connect(self._server.url(), options=options, autocommit=True) as connection:
             yield connection
 
@@ -113,6 +119,25 @@ class PostgresFaults(Faults):
                 connection.execute(f"SELECT 1 FROM {table} ORDER BY id LIMIT 20 FOR UPDATE")
             self._last()
         self.done["rows locked by others"] += 1
+
+    def lock_tables(self) -> None:
+        """Lock tables as a migration does that rewrites them."""
+        with self._connected() as connection, connection.transaction():
+            connection.execute("LOCK TABLE duroxide_instance, duroxide_activity_task IN ACCESS EXCLUSIVE MODE")
+            self._last()
+        self.done["tables locked by a migration"] += 1
+
+    def exhaust(self) -> None:
+        """Take all connections that the server has left, after ending those of the workers."""
+        import psycopg
+
+        with contextlib.ExitStack() as taken, self._connected() as connection:
+            self._terminate(connection)
+            with contextlib.suppress(psycopg.OperationalError):
+                while not self._stop.is_set():
+                    taken.enter_context(contextlib.closing(psycopg.connect(self._server.url())))
+            self._last()
+        self.done["connections exhausted"] += 1
 
     def restart(self, mode: str) -> None:
         """Stop the server and start it again."""
