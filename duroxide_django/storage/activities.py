@@ -352,6 +352,19 @@ def _leased(db: Database, tasks: Sequence[Task]) -> tuple[str, list[Any]]:
     )
 
 
+def _free(db: Database, tasks: Sequence[Task]) -> tuple[str, list[Any]]:
+    """Return the condition of ``_leased``, and that nobody has locked the row; its parameters."""
+    condition, parameters = _leased(db, tasks)
+    if not db.features.skip_locked:
+        return condition, parameters
+    return (
+        f"""(duroxide_activity_task.instance_id, duroxide_activity_task.id) IN (
+            SELECT instance_id, id FROM duroxide_activity_task WHERE {condition}
+            FOR UPDATE {db.features.skip_locked})""",
+        parameters,
+    )
+
+
 def removal(db: Database, tasks: Sequence[Task]) -> Statement:
     """Return the statement that deletes finished tasks' rows; it gives (key, token) of those whose lease still held."""
     condition, parameters = _leased(db, tasks)
@@ -390,19 +403,26 @@ def enqueue_completions(db: Database, finished: Sequence[Finished]) -> None:
 
 
 def renew(db: Database, tasks: Sequence[Task], *, lease_ms: int) -> set[int]:
-    """Extend leases by ``lease_ms`` milliseconds from now; returns the keys of tasks that are still wanted."""
+    """Extend leases by ``lease_ms`` milliseconds from now; returns the keys of tasks that are still wanted.
+
+    A row that a transaction has locked keeps its lease as it is: nobody else can take it meanwhile, and to wait for it
+    would let all the others run out.
+    """
     if not tasks:
         return set()
-    condition, parameters = _leased(db, tasks)
+    condition, parameters = _free(db, tasks)
     found = db.fetch(
         f"UPDATE duroxide_activity_task SET lease_until_ms = {db.now} + %s WHERE {condition} RETURNING id",
         [lease_ms, *parameters],
     )
-    return {key for (key,) in found}
+    renewed = {key for (key,) in found}
+    rest = [task for task in tasks if task.id not in renewed]
+    return renewed | still_wanted(db, rest)
 
 
 def record_progress(db: Database, progress: Sequence[tuple[Task, str]]) -> None:
-    """Note what running activities said of their progress (JSON text)."""
+    """Note what running activities said of their progress (JSON text); a row that is locked does without."""
+    free, free_parameters = _free(db, [task for task, _ in progress])
     columns = (*_LEASE_COLUMNS, ("progress", "payload"))
     values = [(task.instance, task.id, task.token, text) for task, text in progress]
     source, parameters = db.rows(columns, values)
@@ -410,8 +430,8 @@ def record_progress(db: Database, progress: Sequence[tuple[Task, str]]) -> None:
         f"""
         UPDATE duroxide_activity_task SET progress = r.progress FROM {source}
         WHERE duroxide_activity_task.instance_id = r.instance AND duroxide_activity_task.id = r.id
-            AND duroxide_activity_task.lease_token = r.token""",
-        parameters,
+            AND duroxide_activity_task.lease_token = r.token AND {free}""",
+        [*parameters, *free_parameters],
     )
 
 

@@ -1,3 +1,3 @@
-from tests.runtime.program import count_rows, gate, program, start_runtime
+from tests.runtime.program import count_rows, gate, holder, program, start_runtime
 
-__all__ = ["count_rows", "gate", "program", "start_runtime"]
+__all__ = ["count_rows", "gate", "holder", "program", "start_runtime"]

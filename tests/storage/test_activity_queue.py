@@ -112,6 +112,23 @@ class TestFetch:
 
 
 class TestLease:
+    @pytest.mark.parametrize("backend", ["postgres"], indirect=True)
+    def test_is_renewed_though_a_transaction_has_locked_another(self, database, schedule, fetch, backend, holder):
+        """A view that deletes an instance and takes its time must not cost the others their leases."""
+        schedule("A", "B")
+        locked, free = fetch(lease_ms=10_000)
+        holder.execute("SELECT 1 FROM duroxide_activity_task WHERE id = %s FOR UPDATE", [locked.id])
+        database.execute("SET statement_timeout = 5000")
+        try:
+            assert activities.renew(database, [locked, free], lease_ms=60_000) == {locked.id, free.id}
+            activities.record_progress(database, [(locked, '"half"'), (free, '"half"')])
+        finally:
+            database.execute("RESET statement_timeout")
+        holder.rollback()
+        rows = {row.id: row for row in ActivityTask.objects.using(backend).all()}
+        assert rows[free.id].lease_until_ms > rows[locked.id].lease_until_ms + 40_000
+        assert (rows[locked.id].progress, rows[free.id].progress) == (None, '"half"')
+
     def test_is_renewed_by_its_holder_only(self, database, schedule, fetch, backend):
         """A stale token renews nothing, and learns that it isn't wanted any more."""
         schedule("A")
