@@ -218,12 +218,12 @@ class OperationsClient(RetentionClient):
     def retry_instance(self, instance_id: str, *, reason: str = "", actor: str = "") -> Rewound:
         """Let a failed instance go on from its last good event, with its failed children.
 
-        What followed is removed from its history. Activities whose failure ended it run again; what had arrived
-        meanwhile is delivered again; work that the code scheduled after the failure (a clean-up) and that was done
-        is not undone, and the code may schedule it again.
+        What followed is removed from its history. Activities whose failure ended it run again, time limits that ended
+        it begin again; what had arrived meanwhile is delivered again; work that the code scheduled after the failure (a
+        clean-up) and that was done is not undone, and the code may schedule it again.
 
         Returns:
-            what was taken back.
+            what was taken back; ``repeats`` says that only changed code can lead to another end.
 
         Raises:
             InstanceNotFound: no such instance.
@@ -300,7 +300,8 @@ class OperationsClient(RetentionClient):
         and can be rewound to 0.
 
         Args:
-            event_id: the last event to copy; 0: none, it begins with the same input; None: everything that is good.
+            event_id: the last event to copy; 0: none, it begins with the same input; None: everything that is good,
+                and nothing of a child whose failure ended the original.
 
         Returns:
             what the copy took over; preview_fork() tells before.

@@ -108,7 +108,18 @@ def _enqueue(client: Client, row: InstanceRow, values: Values, actor: str) -> st
 
 def _retry(client: Client, row: InstanceRow, values: Values, actor: str) -> str:
     rewound = client.retry_instance(row.instance_id, reason=values["reason"], actor=actor)
-    return _("It goes on from event %(event)d.") % {"event": rewound.kept_events}
+    return _and_warned(_("It goes on from event %(event)d.") % {"event": rewound.kept_events}, rewound)
+
+
+def _and_warned(text: str, rewound: Rewound) -> str:
+    """Return ``text``, with a warning if the repair changes nothing."""
+    return " ".join([text, *_warnings(rewound)])
+
+
+def _warnings(rewound: Rewound) -> list[str]:
+    if not rewound.repeats:
+        return []
+    return [_("Nothing runs again: unless its code has changed, it will fail in the same way.")]
 
 
 def _manner(values: Values) -> dict[str, bool]:
@@ -119,10 +130,11 @@ def _rewind(client: Client, row: InstanceRow, values: Values, actor: str) -> str
     rewound = client.rewind_instance(
         row.instance_id, values["event"], **_manner(values), reason=values["reason"], actor=actor
     )
-    return _("Took back %(count)d events; it goes on from event %(event)d.") % {
+    text = _("Took back %(count)d events; it goes on from event %(event)d.") % {
         "count": rewound.removed_events,
         "event": rewound.kept_events,
     }
+    return _and_warned(text, rewound)
 
 
 def _preview_rewind(client: Client, row: InstanceRow, event: int, values: Values) -> list[str]:
@@ -142,9 +154,10 @@ def _what_follows(rewound: Rewound) -> list[str]:
         (_("These activities run again: %(names)s."), rewound.rescheduled),
         (_("This is delivered again: %(names)s."), rewound.delivered_again),
         (_("These children are deleted: %(names)s."), rewound.deleted_children),
+        (_("These time limits begin again: %(names)s."), rewound.restarted_timers),
     )
     lines = [text % {"names": _some(names)} for text, names in parts if names]
-    return [*lines, _("What the code does from there on, it does again.")]
+    return [*lines, _("What the code does from there on, it does again."), *_warnings(rewound)]
 
 
 def _some(names: list[str]) -> str:
@@ -161,7 +174,8 @@ def _fork(client: Client, row: InstanceRow, values: Values, actor: str) -> str:
         reason=values["reason"],
         actor=actor,
     )
-    return _("Forked “%(id)s” from event %(event)d.") % {"id": values["instance_id"], "event": forked.kept_events}
+    text = _("Forked “%(id)s” from event %(event)d.") % {"id": values["instance_id"], "event": forked.kept_events}
+    return _and_warned(text, forked)
 
 
 def _preview_fork(client: Client, row: InstanceRow, event: int, values: Values) -> list[str]:
@@ -174,9 +188,10 @@ def _preview_fork(client: Client, row: InstanceRow, event: int, values: Values) 
     parts = (
         (_("These activities run for it: %(names)s."), forked.rescheduled),
         (_("This is delivered to it too: %(names)s."), forked.delivered_again),
+        (_("These time limits begin again: %(names)s."), forked.restarted_timers),
     )
     lines += [text % {"names": _some(names)} for text, names in parts if names]
-    return [*lines, _("This instance stays as it is.")]
+    return [*lines, _("This instance stays as it is."), *_warnings(forked)]
 
 
 def _pause(client: Client, row: InstanceRow, values: Values, actor: str) -> str:

@@ -8,6 +8,7 @@ from duroxide_django.engine import events
 from duroxide_django.engine.events import Event
 from duroxide_django.engine.failures import Failure
 from duroxide_django.engine.limits import RESERVED_PREFIX
+from duroxide_django.engine.replay import DROPPED
 
 _FAILURES = (events.ActivityFailed, events.SubOrchestrationFailed)
 _SCHEDULES = (events.ActivityScheduled, events.TimerCreated, events.SubOrchestrationScheduled,
@@ -21,19 +22,57 @@ def last_good(history: Sequence[Event]) -> int:
     """Return how many events of a failed execution are good; they end where a turn ended.
 
     * Cancelled: all before the turn of the request.
-    * A task's failure ended it: all before that failure, and before others that came in since something was scheduled.
+    * A task's failure or a time-out ended it: all before that, and before other failures that came in since something
+      was scheduled.
     * The code raised by itself, or the engine ended it: all before what arrived last.
     """
     end = len(history) - 1
     request = next((n for n, event in enumerate(history) if isinstance(event, _CANCEL)), None)
     if request is not None:
         return turn_before(history, request)
-    failures = [n for n, event in enumerate(history) if isinstance(event, _FAILURES)]
+    ended_by = culprit(history)
+    if ended_by is None:
+        return turn_before(history, end)
+    since = max((n for n, event in enumerate(history[:ended_by]) if isinstance(event, _SCHEDULES)), default=0)
+    came_in = (n for n, event in enumerate(history) if n > since and (n == ended_by or isinstance(event, _FAILURES)))
+    return turn_before(history, next(came_in))
+
+
+def culprit(history: Sequence[Event]) -> int | None:
+    """Return the position of the failure or time-out that ended an execution; None: its code or the engine did."""
     schedules = [n for n, event in enumerate(history) if isinstance(event, _SCHEDULES)]
-    if failures and _ended_by(history, failures[-1], schedules):
-        since = max((n for n in schedules if n < failures[-1]), default=0)
-        return turn_before(history, next(n for n in failures if n > since))
-    return turn_before(history, end)
+    failures = [n for n, event in enumerate(history) if isinstance(event, _FAILURES)]
+    candidates = [*failures[-1:], *time_outs(history)[-1:]]
+    return next((n for n in sorted(candidates, reverse=True) if _ended_by(history, n, schedules)), None)
+
+
+def time_outs(history: Sequence[Event]) -> list[int]:
+    """Return the positions of fired timers that were time limits: something lost a race against them."""
+    fired = [n for n, event in enumerate(history) if isinstance(event, events.TimerFired)]
+    if not fired:
+        return []
+    last_turn, timed_out = turn_before(history, len(history) - 1), _failed_by_time_out(history[-1])
+    syscalls = _syscalls(history)
+    return [n for n in fired if _won_a_race(history, n, syscalls) or (timed_out and n >= last_turn)]
+
+
+def _won_a_race(history: Sequence[Event], position: int, syscalls: set[int]) -> bool:
+    """Return whether the turn in which something arrived gave up something else."""
+    acted = False
+    for event in history[position + 1 :]:
+        arrives = isinstance(event, _ARRIVALS) and event.source_event_id not in syscalls
+        if acted and arrives and not isinstance(event, events.QueueEventDelivered):
+            return False
+        if getattr(event, "reason", None) == DROPPED:
+            return True
+        acted = acted or not arrives
+    return False
+
+
+def _failed_by_time_out(end: Event) -> bool:
+    if not isinstance(end, events.OrchestrationFailed):
+        return False
+    return "TimeoutError" in Failure.from_json(end.details).error_types
 
 
 def turn_before(history: Sequence[Event], position: int) -> int:
@@ -53,6 +92,11 @@ def turn_before(history: Sequence[Event], position: int) -> int:
 
 
 def _ended_by(history: Sequence[Event], failure: int, schedules: Sequence[int]) -> bool:
+    if isinstance(history[failure], events.TimerFired):
+        in_last_turn = failure >= turn_before(history, len(history) - 1)
+        return isinstance(history[-1], events.OrchestrationFailed) and (
+            in_last_turn or _failed_by_time_out(history[-1])
+        )
     if not schedules or schedules[-1] < failure:
         return True
     # The code did more after this failure; it ended the instance only if it was raised again.

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from duroxide_django.engine import events, messages
-from duroxide_django.engine.cuts import last_good, open_schedules, turn_before
+from duroxide_django.engine.cuts import culprit, last_good, open_schedules, time_outs, turn_before
 from duroxide_django.engine.events import Event
+from duroxide_django.engine.limits import RESERVED_PREFIX
 from duroxide_django.exceptions import InstanceNotFound, InvalidArgument
 from duroxide_django.storage import turns
 from duroxide_django.storage.database import Database
@@ -28,6 +29,10 @@ class Rewound:
             queues; results as ``name#event``.
         deleted_children: children that were started in that part, with their descendants; the code may start them
             again.
+        restarted_timers: time limits that ran out, or would at once, and begin again with their full time, as
+            ``timer#event``.
+        repeats: whether a failed instance gets exactly what it had: nothing runs again, and what had arrived is
+            delivered again. Unless its code has changed it fails in the same way.
     """
 
     instance_ids: list[str] = field(default_factory=list)
@@ -36,6 +41,8 @@ class Rewound:
     rescheduled: list[str] = field(default_factory=list)
     delivered_again: list[str] = field(default_factory=list)
     deleted_children: list[str] = field(default_factory=list)
+    restarted_timers: list[str] = field(default_factory=list)
+    repeats: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +93,8 @@ class Plan:
         activities: activities of the kept part that run again.
         retried: plans for failed children that the kept part waits for.
         deleted: keys and ids of children that were started in the removed part, with their descendants.
+        restarted: timers of the kept part that begin again with their full time.
+        is_same: whether the execution had failed and the removed part holds nothing that may come out otherwise.
     """
 
     target: Target
@@ -96,6 +105,14 @@ class Plan:
     activities: list[events.ActivityScheduled] = field(default_factory=list)
     retried: list[Plan] = field(default_factory=list)
     deleted: list[tuple[int, str]] = field(default_factory=list)
+    restarted: list[events.TimerCreated] = field(default_factory=list)
+    is_same: bool = False
+
+    @property
+    def repeats(self) -> bool:
+        """Whether nothing can come out otherwise unless the code has changed."""
+        runs_again = self.activities or self.restarted
+        return self.is_same and not runs_again and all(child.repeats for child in self.retried)
 
     def of_copy(self, key: int, instance_id: str) -> Plan:
         """Return the same plan for a copy of the instance."""
@@ -114,12 +131,15 @@ class Plan:
             rescheduled=[f"{event.name}#{event.event_id}" for event in self.activities],
             delivered_again=list(self.delivered_again),
             deleted_children=[instance_id for _, instance_id in self.deleted],
+            restarted_timers=[f"timer#{event.event_id}" for event in self.restarted],
+            repeats=self.repeats,
         )
         for child in (plan.summary() for plan in self.retried):
             rewound.instance_ids += child.instance_ids
             rewound.rescheduled += child.rescheduled
             rewound.delivered_again += child.delivered_again
             rewound.deleted_children += child.deleted_children
+            rewound.restarted_timers += child.restarted_timers
         return rewound
 
 
@@ -171,9 +191,20 @@ def of_fork(db: Database, key: int, *, keep: int | None, manner: Manner) -> Plan
         raise InvalidArgument(f"Instance {target.instance_id!r} has not begun; start a new one instead.")
     if keep is not None:
         cut = _cut(target, history, keep)
+    elif target.is_open and not isinstance(history[-1], events.TERMINAL):
+        cut = len(history)
     else:
-        cut = len(history) if target.is_open and not isinstance(history[-1], events.TERMINAL) else last_good(history)
+        cut = _good_for_a_copy(history)
     return _plan(db, target, history, cut, replace(manner, is_copy=True))
+
+
+def _good_for_a_copy(history: Sequence[Event]) -> int:
+    """Return how many events are good for a copy: it can't retry the original's child, but start one of its own."""
+    ended_by = culprit(history)
+    if ended_by is not None and isinstance(history[ended_by], events.SubOrchestrationFailed):
+        child = history[ended_by].source_event_id
+        return turn_before(history, next(n for n, event in enumerate(history) if event.event_id == child))
+    return last_good(history)
 
 
 def _root(db: Database, key: int) -> Target:
@@ -231,8 +262,12 @@ def _cut(target: Target, history: Sequence[Event], keep: int) -> int:
 
 def _plan(db: Database, target: Target, history: list[Event], cut: int, manner: Manner) -> Plan:
     plan = Plan(target=target, kept=history[:cut], removed=history[cut:])
+    plan = replace(plan, is_same=_is_same(target, history, plan.removed, manner))
     still_open = open_schedules(plan.kept)
+    timed_out = _timed_out(target, history)
     for event in plan.removed:
+        if isinstance(event, events.TimerFired) and event.source_event_id in timed_out:
+            continue
         message = _again(target, event, still_open, manner)
         if message is not None:
             schedule = still_open.pop(event.source_event_id or 0, None)
@@ -242,14 +277,65 @@ def _plan(db: Database, target: Target, history: list[Event], cut: int, manner: 
         plan.deleted.extend(_children_after(db, target, cut))
         for event_id in _queued(db, target, cut):
             still_open.pop(event_id, None)
+    retried_at: set[int] = set()
     for event in still_open.values():
-        if isinstance(event, events.TimerCreated):
-            plan.outgoing.append(_timer(target, event))
-        elif isinstance(event, events.SubOrchestrationScheduled):
-            _add_child(db, plan, event, manner)
+        if isinstance(event, events.SubOrchestrationScheduled):
+            if _add_child(db, plan, event, manner):
+                retried_at.add(event.timestamp_ms)
         elif isinstance(event, events.ActivityScheduled):
             plan.activities.append(event)
+    _add_timers(db, plan, still_open, timed_out, retried_at)
     return plan
+
+
+def _timed_out(target: Target, history: Sequence[Event]) -> set[int]:
+    """Return the timers whose firing ended a failed execution, with others that were time limits."""
+    ended_by = culprit(history) if target.status == "Failed" else None
+    if ended_by is None or not isinstance(history[ended_by], events.TimerFired):
+        return set()
+    return {history[n].source_event_id or 0 for n in (ended_by, *time_outs(history))}
+
+
+def _is_same(target: Target, history: Sequence[Event], removed: Sequence[Event], manner: Manner) -> bool:
+    """Return whether a failed execution's removed part holds nothing that may come out otherwise."""
+    if target.status != "Failed" or any(isinstance(event, events.OrchestrationCancelRequested) for event in history):
+        return False
+    others = [event for event in removed if not _is_syscall(event)]
+    dropped = (events.ExternalEvent, events.QueueEventDelivered)
+    return not any(
+        isinstance(event, (events.ActivityScheduled, events.SubOrchestrationScheduled))
+        or (isinstance(event, dropped) and not manner.redeliver)
+        for event in others
+    )
+
+
+def _is_syscall(event: Event) -> bool:
+    return isinstance(event, events.ActivityScheduled) and event.name.startswith(RESERVED_PREFIX)
+
+
+def _add_timers(
+    db: Database, plan: Plan, still_open: dict[int, Event], timed_out: set[int], retried_at: set[int]
+) -> None:
+    """Plan for timers without a result in the history.
+
+    A time limit must not run out before what it limits has run again. Nothing in a history says which timers are such
+    limits, but those were set in the turn that scheduled what they limit.
+    """
+    timers = [event for event in still_open.values() if isinstance(event, events.TimerCreated)]
+    if not timers:
+        return
+    scheduled_at = {event.event_id: event.timestamp_ms for event in plan.kept}
+    limited_at = retried_at | {
+        scheduled_at.get(event.retry_of or event.event_id, event.timestamp_ms) for event in plan.activities
+    }
+    limited_at |= {event.timestamp_ms for event in plan.activities}
+    now_ms = db.now_ms()
+    for event in timers:
+        is_over = event.fire_at_ms <= now_ms and event.timestamp_ms in limited_at
+        if event.event_id in timed_out or is_over:
+            plan.restarted.append(event)
+            event = replace(event, fire_at_ms=now_ms + event.fire_at_ms - event.timestamp_ms)  # noqa: PLW2901
+        plan.outgoing.append(_timer(plan.target, event))
 
 
 def _named(message: Outgoing, schedule: Event | None) -> str:
@@ -321,8 +407,12 @@ def _children_after(db: Database, target: Target, cut: int) -> list[tuple[int, s
     ]
 
 
-def _add_child(db: Database, plan: Plan, event: events.SubOrchestrationScheduled, manner: Manner) -> None:
-    """Plan for a child without a result in the history: bring its result, let it be retried, or wait for it."""
+def _add_child(db: Database, plan: Plan, event: events.SubOrchestrationScheduled, manner: Manner) -> bool:
+    """Plan for a child without a result in the history: bring its result, let it be retried, or wait for it.
+
+    Returns:
+        whether it is retried.
+    """
     target = plan.target
     if manner.is_copy:
         raise InvalidArgument(
@@ -345,3 +435,4 @@ def _add_child(db: Database, plan: Plan, event: events.SubOrchestrationScheduled
         plan.outgoing.append(_completion(target, messages.SUB_COMPLETED, event.event_id, unseal(output)))
     elif status == "Failed":
         plan.retried.append(_retry(db, _target(db, key)))
+    return bool(status == "Failed")

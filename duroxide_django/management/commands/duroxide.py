@@ -390,7 +390,10 @@ def _manner(options: Options) -> dict[str, Any]:
 
 
 def _rewound(rewound: Rewound) -> Answer:
-    return rewound, fields((name, getattr(rewound, name)) for name in rewound.__dataclass_fields__), 0
+    text = fields((name, getattr(rewound, name)) for name in rewound.__dataclass_fields__)
+    if rewound.repeats:
+        text += "\nNothing runs again: unless its code has changed, it will fail in the same way."
+    return rewound, text, 0
 
 
 def _rewind_arguments(parser: ArgumentParser) -> None:
