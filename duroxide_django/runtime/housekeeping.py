@@ -12,7 +12,7 @@ from duroxide_django.conf import settings
 from duroxide_django.logs import describe, log_exception, runtime_log
 from duroxide_django.retention_client import selections
 from duroxide_django.storage import pruning
-from duroxide_django.storage.database import Database
+from duroxide_django.storage.database import Database, forget_queries
 from duroxide_django.storage.pruning import Selection
 
 #: Families in one transaction.
@@ -51,6 +51,7 @@ class Housekeeping(threading.Thread):
             except Exception as exc:
                 log_exception("Retention failed; it is tried again later", exc)
             finally:
+                forget_queries()
                 connections.close_all()
 
     def stop(self) -> None:
@@ -78,6 +79,7 @@ class Housekeeping(threading.Thread):
         until = pruning.last_created_before(self._db, selection.completed_before_ms)
         for roots in pruning.batches(self._db, selection, size=BATCH, until=until):
             began = time.monotonic()
+            forget_queries()
             with self._db.atomic():
                 if not pruning.may_prune(self._db):
                     break

@@ -18,7 +18,7 @@ from duroxide_django.runtime.config import Config
 from duroxide_django.runtime.slots import Slots
 from duroxide_django.storage import activities, workers
 from duroxide_django.storage.activities import Task
-from duroxide_django.storage.database import Database
+from duroxide_django.storage.database import Database, forget_queries
 
 _ACTIVITIES, _SESSIONS = "activities", "sessions"
 #: The loop may be late by this at the most with the leases of activities, in seconds.
@@ -136,4 +136,5 @@ class Keeper(threading.Thread):
         except (DatabaseError, InterfaceError) as exc:
             runtime_log.warning("Leases could not be renewed beside the busy loop; trying again", error=describe(exc))
         finally:
+            forget_queries()
             connections.close_all()

@@ -28,7 +28,7 @@ from duroxide_django.runtime.metrics import Metrics
 from duroxide_django.runtime.slots import BACKLOG_MS, ThreadSlots
 from duroxide_django.runtime.watchdog import Watchdog
 from duroxide_django.storage import activities, inbox, turns, workers
-from duroxide_django.storage.database import Database
+from duroxide_django.storage.database import Database, forget_queries
 from duroxide_django.storage.faults import DatabaseFile
 
 BEAT_MS = 5_000
@@ -151,6 +151,7 @@ class Loop(threading.Thread):
         self.rests = False
         try:
             self._wake.clear()
+            forget_queries()
             self.db.set_up()
             self._look()
             self.slots.expire()

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from django.db import OperationalError, ProgrammingError, connections, transaction
+from django.conf import settings as django_settings
+from django.db import OperationalError, ProgrammingError, connections, reset_queries, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.connection import ConnectionDoesNotExist
 
@@ -200,6 +201,15 @@ def _as_one(statements: Sequence[Statement]) -> Statement:
     parts = ", ".join(f"part{number} AS ({sql})" for number, (sql, _) in enumerate(first))
     parameters = [value for _, values in statements for value in values]
     return (f"WITH {parts} {last}" if parts else last), parameters
+
+
+def forget_queries() -> None:
+    """Empty the query log that Django keeps for this thread under DEBUG, payloads included.
+
+    Django does it when a request begins; the threads of a worker never serve one.
+    """
+    if django_settings.DEBUG:
+        reset_queries()
 
 
 def new_token() -> int:
