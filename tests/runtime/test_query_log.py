@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import pytest
 from django.db import connections
-from django.test import override_settings
-
-from duroxide_django import Client
 
 #: More statements than one iteration of the loop sends, fewer than all of them together.
 AN_ITERATIONS_STATEMENTS = 60
