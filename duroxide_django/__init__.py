@@ -30,6 +30,7 @@ _MODULES = {
         "DatabaseFileReplaced",
         "CorruptHistory",
         "NewerEngine",
+        "CorruptRow",
         "DuroxideError",
         "EngineError",
         "InstanceAlreadyExists",
@@ -153,6 +154,7 @@ if TYPE_CHECKING:
     from duroxide_django.exceptions import ClientError as ClientError
     from duroxide_django.exceptions import ConfigurationError as ConfigurationError
     from duroxide_django.exceptions import CorruptHistory as CorruptHistory
+    from duroxide_django.exceptions import CorruptRow as CorruptRow
     from duroxide_django.exceptions import DatabaseFileReplaced as DatabaseFileReplaced
     from duroxide_django.exceptions import DuroxideError as DuroxideError
     from duroxide_django.exceptions import EngineError as EngineError

@@ -12,6 +12,7 @@
     ├── NondeterminismError               the code no longer fits the recorded history
     ├── EngineError                       a defect of this package
     ├── CorruptHistory                    the recorded history can't be read
+    ├── CorruptRow                        a row of the queues or of an instance can't be read
     ├── PayloadUnreadable                 a stored payload can't be decoded: a key or its codec is missing
     ├── InvalidTask                       also a TypeError: what was yielded is no task
     ├── InvalidArgument                   also a ValueError: refused before anything was written
@@ -155,6 +156,10 @@ class CorruptHistory(DuroxideError):
 
 class NewerEngine(CorruptHistory):
     """The execution was begun by a newer release, whose engine this one does not know."""
+
+
+class CorruptRow(DuroxideError):
+    """A row of the workflows' tables has values of wrong types, or texts of a wrong form."""
 
 
 class PayloadUnreadable(DuroxideError):

@@ -53,7 +53,9 @@ def check(db: Database, registry: Registry, *, name: str | None, limit: int | No
         for row in rows:
             checked = _check(registry, row, histories.get(row[0], []), bases.get(row[0], {}))
             if row[0] in unreadable:
-                checked = replace(checked, problem="payload_unreadable", message=unreadable[row[0]])
+                error = unreadable[row[0]]
+                problem = "payload_unreadable" if isinstance(error, PayloadUnreadable) else "corrupt_history"
+                checked = replace(checked, problem=problem, message=str(error))
             yield checked
         after = rows[-1][0]
         left = None if left is None else left - len(rows)

@@ -45,6 +45,9 @@ _CURES = {
     "database_failed": gettext_lazy(
         "A read from another instance failed for the database’s sake; it is tried again by itself."
     ),
+    "corrupt_row": gettext_lazy(
+        "A row of the instance was changed by hand. Repair or delete the named row; it goes on by itself then."
+    ),
     "refused_by_database": gettext_lazy("The database refused what the turn wrote; the message tells why."),
 }
 

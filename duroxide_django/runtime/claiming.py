@@ -5,17 +5,25 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import partial
+
+from django.db import DatabaseError
 
 from duroxide_django.engine import messages
 from duroxide_django.engine.mailbox import Mailbox
 from duroxide_django.engine.registry import Registry
+from duroxide_django.exceptions import ConfigurationError
+from duroxide_django.logs import describe, runtime_log
 from duroxide_django.runtime.cache import Cache
 from duroxide_django.runtime.config import Config
 from duroxide_django.runtime.metrics import Metrics
 from duroxide_django.runtime.slow_turns import SlowTurns
-from duroxide_django.runtime.turns import Work
+from duroxide_django.runtime.turns import MAX_PARK_MS, Work
 from duroxide_django.storage import turns
 from duroxide_django.storage.database import Database
+from duroxide_django.storage.faults import is_transient
+from duroxide_django.storage.health import CORRUPT_ROW
+from duroxide_django.storage.shapes import plain
 from duroxide_django.storage.turns import Claimed, Parked
 
 #: Attempts from which on an instance is suspected of killing its process, and computed apart from others.
@@ -75,13 +83,22 @@ class Claimer:
         self.fresh_ms: int | None = None
         self.fresh_since_ms = 0
         self.patience_ms = 0
-        self._leases_until = float("-inf")
+        self._leases_until = self._row_by_row_until = float("-inf")
         # Quick turns in succession, by orchestration.
         self._quick_turns: defaultdict[str, int] = defaultdict(int)
 
     def reads_fresh(self) -> bool:
         """Return whether a look tries to do without leases."""
         return self.fresh_ms is not None and time.monotonic() >= self._leases_until
+
+    def goes_row_by_row(self) -> bool:
+        """Return whether everything is read and written row by row: some row could not be."""
+        return time.monotonic() < self._row_by_row_until
+
+    def go_row_by_row(self, seconds: float) -> None:
+        """Read and write everything row by row for the next ``seconds``."""
+        self._row_by_row_until = time.monotonic() + seconds
+        self.lease_for(seconds)
 
     def lease_for(self, seconds: float) -> None:
         """Do nothing without leases for so long."""
@@ -104,32 +121,85 @@ class Claimer:
             look.instances, look.now_ms, look.next_ms = len(fresh.claimed), fresh.now_ms, fresh.next_ms
             self._sort(look, fresh.claimed, fresh.batches, fresh.unreadable)
             return
-        claimed, look.now_ms, look.next_ms = turns.claim(
-            self._db,
-            limit=self._config.batch,
-            lease_ms=self._config.turn_lease_ms,
-            known=self._registry.known_code(),
-            grace_ms=self._config.unknown_code_grace_ms,
-            patience_ms=self.patience_ms if patient else 0,
-            relaxed=relaxed,
+        if self.goes_row_by_row():
+            self._take_row_by_row(look)
+            return
+        claimed, look.now_ms, look.next_ms = self._claim(
+            patience_ms=self.patience_ms if patient else 0, relaxed=relaxed
         )
         look.instances = len(claimed)
         if not claimed:
             return
         try:
-            unreadable: turns.Unreadable = {}
-            since_ms: dict[int, int] = {}
-            batches = turns.read_messages(self._db, [item.key for item in claimed], unreadable, since_ms)
-            # Each claimed instance has a message among those that the claim looked at: fewer were all there are.
-            look.more = sum(map(len, batches.values())) + len(unreadable) >= self._config.batch
-            # The longest waiting first: the last of a batch that takes too long are given back.
-            claimed.sort(key=lambda item: since_ms.get(item.key, 0))
-            self._sort(look, claimed, batches, unreadable)
+            self._read(look, claimed)
         except BaseException:
             # The claim may be committed already.
             look.parked = [Parked(claimed=item, delay_ms=0, blocked=None) for item in claimed]
             look.discarded = []
             raise
+
+    def _claim(
+        self, *, patience_ms: int = 0, relaxed: bool = False, only: int | None = None
+    ) -> tuple[list[Claimed], int, int | None]:
+        return turns.claim(
+            self._db,
+            limit=self._config.batch,
+            lease_ms=self._config.turn_lease_ms,
+            known=self._registry.known_code(),
+            grace_ms=self._config.unknown_code_grace_ms,
+            patience_ms=patience_ms,
+            relaxed=relaxed,
+            only=only,
+        )
+
+    def _read(self, look: Look, claimed: list[Claimed]) -> None:
+        unreadable: turns.Unreadable = {}
+        since_ms: dict[int, int] = {}
+        batches = turns.read_messages(self._db, [item.key for item in claimed], unreadable, since_ms)
+        # Each claimed instance has a message among those that the claim looked at: fewer were all there are.
+        look.more = sum(map(len, batches.values())) + len(unreadable) >= self._config.batch
+        # The longest waiting first: the last of a batch that takes too long are given back.
+        claimed.sort(key=lambda item: since_ms.get(item.key, 0))
+        self._sort(look, claimed, batches, unreadable)
+
+    def _take_row_by_row(self, look: Look) -> None:
+        """Look at the queue instance by instance, each in a savepoint; set aside those that can't be taken."""
+        for key in turns.candidates(self._db, limit=self._config.batch):
+            alone = Look()
+            try:
+                with self._db.atomic():
+                    claimed, look.now_ms, look.next_ms = self._claim(only=key)
+                    self._read(alone, claimed)
+            except Exception as exc:
+                if isinstance(exc, ConfigurationError) or is_transient(exc):
+                    raise
+                self._set_aside(key, exc)
+                continue
+            look.instances += len(claimed)
+            look.works += alone.works
+            look.parked += alone.parked
+            look.discarded += alone.discarded
+            if look.suspect is not None and alone.suspect is not None:
+                look.parked.append(Parked(claimed=alone.suspect.claimed, delay_ms=SUSPECT_DELAY_MS, blocked=None))
+            look.suspect = look.suspect or alone.suspect
+            look.more = look.more or alone.more
+
+    def _set_aside(self, key: int, error: Exception) -> None:
+        """Hide the messages of an instance that can't be taken, and say so on it if that can be written."""
+        self._metrics.add("provider_errors")
+        runtime_log.error(f"An instance can't be claimed and is set aside: {describe(error)}", instance=key)
+        blocked: dict[str, object] = {"reason": CORRUPT_ROW, "message": plain(f"{type(error).__name__}: {error}")}
+        for write in (
+            partial(turns.put_off, self._db, key, delay_ms=MAX_PARK_MS),
+            partial(turns.record_blocked, self._db, key, blocked),
+        ):
+            try:
+                with self._db.atomic():
+                    write()
+            except DatabaseError as exc:
+                if is_transient(exc):
+                    raise
+                runtime_log.error(f"It could not be set aside: {describe(exc)}", instance=key)
 
     def _read_fresh(self) -> turns.Fresh | None:
         """Read what needs no lease, unless something else is due too."""
@@ -165,7 +235,7 @@ class Claimer:
             if not batch or item.status in ("Completed", "Failed"):
                 look.discarded.append((item, [message.id or 0 for message in batch]))
                 continue
-            works.append(Work(claimed=item, batch=batch, unreadable=unreadable.get(item.key)))
+            works.append(Work(claimed=item, batch=batch, unreadable=item.corrupt or unreadable.get(item.key)))
         suspects, slow = [], []
         for work in works:
             if _is_suspect(work):

@@ -1,34 +1,76 @@
-"""Writing a batch of computed turns: in one statement, step by step, or each by itself if one of them is refused."""
+"""Writing a batch of computed turns and what goes with them: in one statement, step by step, or row by row if the
+database refuses one of them.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
-from django.db import DatabaseError
-
+from duroxide_django.engine import messages
+from duroxide_django.engine.failures import from_exception
+from duroxide_django.exceptions import ConfigurationError
 from duroxide_django.logs import describe, runtime_log
 from duroxide_django.runtime.claiming import Claimer
 from duroxide_django.runtime.config import Config
 from duroxide_django.runtime.metrics import Metrics
 from duroxide_django.runtime.turns import Computed, park_ms, tries_before
 from duroxide_django.storage import activities, commits, turns
-from duroxide_django.storage.commits import Commit, Committed
+from duroxide_django.storage.activities import Finished, Task
+from duroxide_django.storage.commits import Commit, Committed, Overtaken
 from duroxide_django.storage.database import Database
 from duroxide_django.storage.faults import is_transient
 from duroxide_django.storage.health import REFUSED
-from duroxide_django.storage.turns import Parked
+from duroxide_django.storage.shapes import plain, plain_json
+from duroxide_django.storage.turns import Claimed, Parked
+
+T = TypeVar("T")
 
 #: After a turn was overtaken by another worker, turns are committed carefully for so long, in seconds.
 CAREFUL_S = 1.0
 
 
-class BatchRefused(Exception):
-    """The database refused the rows of some turn of a batch."""
+#: What concerns everything that is written, not a row.
+_GENERAL = (Overtaken, ConfigurationError)
 
-    def __init__(self, error: DatabaseError) -> None:
+
+class BatchRefused(Exception):
+    """The database refused some row of a batch, or a row could not be sent."""
+
+    def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """What an iteration's transaction is to write.
+
+    Attributes:
+        turns: computed turns.
+        parked, discarded: instances to give back, the latter without their messages.
+        interrupted: activities that a database's failure ended, with its text.
+        foreign: completions that go by message.
+        tokens: the leases of the turns: one that is written lets go of it before the transaction is committed.
+    """
+
+    turns: list[Computed]
+    parked: list[Parked]
+    discarded: list[tuple[Claimed, list[int]]]
+    interrupted: list[tuple[Task, str]]
+    foreign: list[Finished]
+    tokens: dict[int, int | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tokens = {item.commit.claimed.key: item.commit.claimed.token for item in self.turns}
+
+    @property
+    def givings_back(self) -> bool:
+        """Whether it gives anything back that was leased."""
+        return bool(self.parked or self.discarded or self.interrupted)
 
 
 class Committer:
@@ -61,19 +103,110 @@ class Committer:
         """Commit turns, but those that were overtaken; raises BatchRefused."""
         return self._together(computed, commits.commit)
 
-    def apart(self, computed: Sequence[Computed]) -> Committed:
-        """Commit each turn in a savepoint of its own, so that a refused one spoils no other."""
-        together = Committed()
-        for item in computed:
-            self._alone(item.commit, together)
-        return together
+    def write(self, batch: Batch, commit: Callable[[Sequence[Computed]], Committed]) -> Committed:
+        """Write a batch, its turns by ``commit``; raises BatchRefused, or what that raises: nothing is written."""
+        committed = commit(batch.turns) if batch.turns else Committed()
+        if not (batch.givings_back or batch.foreign):
+            return committed
+        try:
+            turns.park(self._db, batch.parked)
+            activities.interrupt(self._db, batch.interrupted)
+            if batch.discarded:
+                turns.discard(self._db, batch.discarded)
+            if batch.foreign:
+                committed.accepted += activities.complete(self._db, batch.foreign)
+        except Exception as exc:
+            if isinstance(exc, _GENERAL) or is_transient(exc):
+                raise
+            raise BatchRefused(exc) from exc
+        return committed
+
+    def write_row_by_row(self, batch: Batch) -> Committed:
+        """Write each part of a batch in a savepoint of its own, so that a refused one spoils no other."""
+        committed = Committed()
+        for item in batch.turns:
+            self._alone(item.commit, committed)
+        for parked in batch.parked:
+            self._park(parked)
+        for task, error in batch.interrupted:
+            self._interrupt(task, error)
+        for discarded in batch.discarded:
+            what = f"the end of messages to {discarded[0].instance_id}"
+            self._first_accepted(what, partial(turns.discard, self._db, [discarded]))
+        for finished in batch.foreign:
+            committed.accepted += self._complete(finished)
+        return committed
+
+    def _park(self, parked: Parked) -> None:
+        ways = [parked]
+        if parked.blocked is not None:
+            readable = {key: plain(value) if isinstance(value, str) else value for key, value in parked.blocked.items()}
+            ways += [replace(parked, blocked=readable), replace(parked, blocked=None)]
+        what = f"why {parked.claimed.instance_id} can't go on"
+        self._first_accepted(what, *(partial(turns.park, self._db, [way]) for way in ways))
+
+    def _interrupt(self, task: Task, error: str) -> None:
+        self._first_accepted(
+            f"the interruption of activity {task.name}#{task.event_id} of {task.instance_id}",
+            *(partial(activities.interrupt, self._db, [(task, text)]) for text in (error, plain(error))),
+        )
+
+    def _complete(self, finished: Finished) -> list[Finished]:
+        """Enqueue a completion; one that the database refuses becomes the activity's failure."""
+        task = finished.task
+        refused: list[Exception] = []
+
+        def fail(error: Exception) -> list[Finished]:
+            payload = plain_json(from_exception(error, "ActivityFailed").to_json())
+            return activities.complete(self._db, [replace(finished, kind=messages.ACTIVITY_FAILED, payload=payload)])
+
+        def release() -> list[Finished]:
+            why = plain(f"{type(refused[-1]).__name__}: {refused[-1]}")
+            activities.release(self._db, [task], delay_ms=activities.MAX_PAUSE_MS, error=why)
+            return []
+
+        # The same value in characters that every encoding has.
+        encodable = replace(finished, payload=plain_json(finished.payload))
+        accepted = self._first_accepted(
+            f"the result of activity {task.name}#{task.event_id} of {task.instance_id}",
+            partial(activities.complete, self._db, [finished]),
+            partial(activities.complete, self._db, [encodable]),
+            lambda: fail(refused[-1]),
+            # PostgreSQL's text quotes the row, and so what is refused.
+            lambda: fail(type(refused[0])("the database refused the result of the activity")),
+            release,
+            refused=refused,
+        )
+        return accepted or []
+
+    def _first_accepted(self, what: str, *ways: Callable[[], T], refused: list[Exception] | None = None) -> T | None:
+        """Write something the first way that the database accepts, each in a savepoint; None: it refuses all.
+
+        Args:
+            what: names it in the log.
+            refused: gets the errors.
+        """
+        for number, way in enumerate(ways):
+            try:
+                with self._db.atomic():
+                    return way()
+            except Exception as exc:
+                if isinstance(exc, _GENERAL) or is_transient(exc):
+                    raise
+                if refused is not None:
+                    refused.append(exc)
+                if number == 0:
+                    self._metrics.add("provider_errors")
+                    runtime_log.error(f"The database refused {what}: {describe(exc)}")
+        runtime_log.error(f"The database refused {what} in every form; it is left as it is until its lease ends")
+        return None
 
     def _together(self, computed: Sequence[Computed], write: Callable[..., Committed]) -> Committed:
         # Without a savepoint, which would cost two round trips and a transaction id.
         try:
             return self._write([item.commit for item in computed], write)
-        except DatabaseError as exc:
-            if is_transient(exc):
+        except Exception as exc:
+            if isinstance(exc, _GENERAL) or is_transient(exc):
                 raise
             raise BatchRefused(exc) from exc
 
@@ -81,8 +214,8 @@ class Committer:
         try:
             with self._db.atomic():
                 alone = self._write([commit], commits.commit)
-        except DatabaseError as exc:
-            if is_transient(exc):
+        except Exception as exc:
+            if isinstance(exc, _GENERAL) or is_transient(exc):
                 raise
             self._refused(commit, exc, together)
             return
@@ -93,7 +226,7 @@ class Committer:
         together.offered = together.offered or alone.offered
         together.accepted += alone.accepted
 
-    def _refused(self, commit: Commit, error: DatabaseError, together: Committed) -> None:
+    def _refused(self, commit: Commit, error: Exception, together: Committed) -> None:
         self._metrics.add("provider_errors")
         runtime_log.error(
             f"The database refused a turn: {describe(error)}",
@@ -106,10 +239,11 @@ class Committer:
                 "reason": REFUSED, "message": f"{type(error).__name__}: {error}", "tries": tries,
             }  # fmt: skip
             parked = Parked(claimed=commit.claimed, delay_ms=park_ms(tries), blocked=blocked, keep_attempt=True)
-            turns.park(self._db, [parked])
+            self._park(parked)
             return
         self._claimer.lease_for(CAREFUL_S)
-        together.accepted += activities.complete(self._db, commit.finished)
+        for finished in commit.finished:
+            together.accepted += self._complete(finished)
         together.wakes = True
 
     def _write(self, batch: Sequence[Commit], write: Callable[..., Committed]) -> Committed:

@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from functools import partial
 
 from duroxide_django import wakeups
 from duroxide_django.engine.outcome import ContinuedAsNew
@@ -22,13 +22,13 @@ from duroxide_django.logs import describe, runtime_log
 from duroxide_django.runtime import accounting
 from duroxide_django.runtime.cache import Cache, Cached
 from duroxide_django.runtime.claiming import Claimer, Look
-from duroxide_django.runtime.committing import CAREFUL_S, BatchRefused, Committer
+from duroxide_django.runtime.committing import CAREFUL_S, Batch, BatchRefused, Committer
 from duroxide_django.runtime.config import Config
 from duroxide_django.runtime.fetching import Fetcher
 from duroxide_django.runtime.metrics import Metrics
 from duroxide_django.runtime.slots import Slots
 from duroxide_django.runtime.turns import Computed, TurnComputer, Work
-from duroxide_django.storage import activities, commits, turns
+from duroxide_django.storage import commits
 from duroxide_django.storage.activities import Finished, Task
 from duroxide_django.storage.clock import virtual_now_ms
 from duroxide_django.storage.commits import Commit, Committed
@@ -44,27 +44,6 @@ _BATCH_SHARE = 1 / 3
 
 #: So long after a turn was overtaken the queue is looked at again, milliseconds.
 OVERTAKEN_MS = 50
-
-
-@dataclass(slots=True, kw_only=True)
-class _Taken:
-    """What an iteration's transaction is to write."""
-
-    turns: list[Computed]
-    parked: list[Parked]
-    discarded: list[tuple[Claimed, list[int]]]
-    interrupted: list[tuple[Task, str]]
-    foreign: list[Finished]
-    tokens: dict[int, int | None] = field(init=False)
-
-    def __post_init__(self) -> None:
-        # A turn that is written lets go of its token before the transaction is committed.
-        self.tokens = {item.commit.claimed.key: item.commit.claimed.token for item in self.turns}
-
-    @property
-    def givings_back(self) -> bool:
-        """Whether it gives anything back that was leased."""
-        return bool(self.parked or self.discarded or self.interrupted)
 
 
 class Dispatcher:
@@ -181,7 +160,7 @@ class Dispatcher:
         capacity = self._room if self.fetches else 0
         if not (self.pending or self.parked or self.discarded or self.interrupted or foreign or claims or capacity):
             return False
-        taken = _Taken(
+        taken = Batch(
             turns=self.pending,
             parked=self.parked,
             discarded=self.discarded,
@@ -215,7 +194,7 @@ class Dispatcher:
         offered = self.fetches and self._room > 0
         return bool(left or works or tasks or offered or (claiming and self.claims and self.config.runs_orchestrations))
 
-    def _commit_at_once(self, taken: _Taken) -> None:
+    def _commit_at_once(self, taken: Batch) -> None:
         """Commit the turns by a single statement if nothing else is to be in their transaction.
 
         A look without a lease then follows without one; a lease would need a second transaction.
@@ -236,29 +215,33 @@ class Dispatcher:
         self._after_commit(computed, committed)
 
     def _transact_somehow(
-        self, taken: _Taken, capacity: int, *, claiming: bool
+        self, taken: Batch, capacity: int, *, claiming: bool
     ) -> tuple[Committed, list[Work], list[Task]]:
         """Do the iteration's transaction the fastest way that works; see ``_transact``."""
-        commit = self.committer.in_one_go if self.committer.is_hasty() else self.committer.step_by_step
+        committer = self.committer
+        commit = committer.in_one_go if committer.is_hasty() else committer.step_by_step
+        write: Callable[[Batch], Committed] = partial(committer.write, commit=commit)
+        if self.claimer.goes_row_by_row():
+            write = committer.write_row_by_row
         while True:
             try:
-                return self._transact(taken, capacity, commit, claiming=claiming)
+                return self._transact(taken, capacity, write, claiming=claiming)
             except commits.Overtaken:
-                self.committer.be_careful()
-                commit = self.committer.step_by_step
+                committer.be_careful()
+                write = partial(committer.write, commit=committer.step_by_step)
             except BatchRefused as refused:
                 runtime_log.warning(
-                    "The database refused a batch of turns; committing them one by one", error=describe(refused.error)
+                    "The database refused a batch; writing it row by row", error=describe(refused.error)
                 )
-                commit = self.committer.apart
+                write = committer.write_row_by_row
 
     def _transact(
-        self, taken: _Taken, capacity: int, commit: Callable[[list[Computed]], Committed], *, claiming: bool
+        self, taken: Batch, capacity: int, write: Callable[[Batch], Committed], *, claiming: bool
     ) -> tuple[Committed, list[Work], list[Task]]:
         """Do the iteration's transaction; returns (what was committed, claimed instances, fetched activities).
 
         Args:
-            commit: writes the computed turns.
+            write: writes what is to be written.
         """
         works: list[Work] = []
         tasks: list[Task] = []
@@ -267,16 +250,10 @@ class Dispatcher:
         # A claim is one statement, and what it leased is read in peace: it needs no transaction around it.
         bare = relaxed and capacity <= 0 and not taken.givings_back
         with nullcontext() if bare else self.db.atomic():
-            committed = commit(taken.turns) if taken.turns else Committed()
+            committed = write(taken)
             # Before the claim: it may find the same instances again.
             self._keep_executions(taken.turns, committed)
             self._note_offers(committed)
-            turns.park(self.db, taken.parked)
-            activities.interrupt(self.db, taken.interrupted)
-            if taken.discarded:
-                turns.discard(self.db, taken.discarded)
-            if taken.foreign:
-                committed.accepted += activities.complete(self.db, taken.foreign)
             runs = claiming and not self.draining and self.config.runs_orchestrations and self.suspect is None
             self._own_messages = self._own_messages or committed.wakes or bool(taken.foreign)
             if runs and (self.claims or self._own_messages):
@@ -525,6 +502,11 @@ class Dispatcher:
                         limits=activity.limits,
                     )
                 )
+
+    def go_row_by_row(self, seconds: float) -> None:
+        """Read and write everything row by row for the next ``seconds``: some row could not be."""
+        self.claimer.go_row_by_row(seconds)
+        self.fetcher.go_row_by_row(seconds)
 
     def reset(self) -> None:
         """Forget what is computed and kept, after the database failed outside an iteration."""

@@ -32,7 +32,7 @@ class Fetcher:
         self._db = db
         self._slots = slots
         self._metrics = metrics
-        self._eager_until = float("-inf")
+        self._eager_until = self._row_by_row_until = float("-inf")
         # Whether there were more sessions than this worker may have in flight.
         self._crowded = False
         self.left_some = False
@@ -44,6 +44,10 @@ class Fetcher:
     def forbid_eager(self) -> None:
         """Let new activities queue up until a fetch has left nothing: some of this process went back to the queue."""
         self._eager_until = float("-inf")
+
+    def go_row_by_row(self, seconds: float) -> None:
+        """Lease activities one by one for the next ``seconds``: some row could not be leased or read."""
+        self._row_by_row_until = time.monotonic() + seconds
 
     def wanted(self, limit: int) -> Wanted:
         """Return what this worker can take now, ``limit`` activities at the most."""
@@ -107,7 +111,8 @@ class Fetcher:
         return found
 
     def _lease(self, wanted: Wanted, *, relaxed: bool) -> list[Task]:
-        return activities.fetch(
+        fetch = activities.fetch_row_by_row if time.monotonic() < self._row_by_row_until else activities.fetch
+        return fetch(
             self._db,
             wanted,
             lease_ms=self._config.activity_lease_ms,

@@ -9,13 +9,16 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from django.db import DatabaseError, InterfaceError, OperationalError, connections
+from django.db import connections
 
 from duroxide_django import wakeups
 from duroxide_django.conf import settings
 from duroxide_django.engine.registry import Registry
+from duroxide_django.exceptions import ConfigurationError, DatabaseFileReplaced
 from duroxide_django.logs import describe, log_exception, runtime_log
 from duroxide_django.runtime.claiming import FRESH_MS, PATIENCE_MS
 from duroxide_django.runtime.config import Config
@@ -28,8 +31,10 @@ from duroxide_django.runtime.metrics import Metrics
 from duroxide_django.runtime.slots import BACKLOG_MS, ThreadSlots
 from duroxide_django.runtime.watchdog import Watchdog
 from duroxide_django.storage import activities, inbox, turns, workers
+from duroxide_django.storage.activities import Task
 from duroxide_django.storage.database import Database, forget_queries
-from duroxide_django.storage.faults import DatabaseFile
+from duroxide_django.storage.faults import DatabaseFile, is_transient
+from duroxide_django.storage.shapes import plain_json
 
 BEAT_MS = 5_000
 STALE_WORKER_MS = 300_000
@@ -38,6 +43,8 @@ SESSION_CLEANUP_MS = 300_000
 ORPHAN_MS = 60_000
 #: How often a worker looks for schedule-to-start deadlines that others set.
 DEADLINES_MS = 30_000
+#: After a row that can't be read or written, everything is read and written row by row for this time, in seconds.
+ROW_BY_ROW_S = 60.0
 #: How often SQLite is asked whether another process wrote: soon after work, and when idle; seconds.
 _QUICK_S, _LAZY_S = 0.002, 0.025
 #: How many polls an idle loop may skip, when hints tell it that there is work.
@@ -78,6 +85,8 @@ class Loop(threading.Thread):
         self._file = DatabaseFile(db.connection)
         self.failures = 0
         self._failed_at = 0.0
+        # Periodic jobs that failed when they were done last.
+        self._failing: set[str] = set()
         self.watchdog = Watchdog(self)
         self.dispatcher.place_of = self.watchdog.place_of
         self.leases = Leases(config, self.slots, lambda: [item.task for item in self.dispatcher.uncommitted()])
@@ -166,7 +175,9 @@ class Loop(threading.Thread):
             if not more:
                 self.rests = True
                 self._sleep()
-        except (OperationalError, InterfaceError, DatabaseError) as exc:
+        except (ConfigurationError, DatabaseFileReplaced):
+            raise
+        except Exception as exc:
             return self._recover(exc)
         return False
 
@@ -218,16 +229,21 @@ class Loop(threading.Thread):
             step = min(step * 1.2, _LAZY_S)
 
     def _recover(self, error: Exception) -> bool:
-        """Wait for the database to come back; say so once."""
+        """Wait for the database to come back, and say so once; or go on without the rows that can't be read."""
         # Before connecting again, which makes a new file where one was deleted.
         self._file.check()
         self.failures += 1
+        if not is_transient(error):
+            # Some row, perhaps, that nothing can be done with: the others are not to wait for it.
+            log_exception("The engine loop failed; going on row by row", error, worker_id=self.config.worker_id)
+            self.dispatcher.go_row_by_row(ROW_BY_ROW_S)
         self.dispatcher.moved_at = time.monotonic()
         self.ready.set()
         self.metrics.add("provider_errors")
         if self.failures == 1:
             self._failed_at = time.monotonic()
-            runtime_log.warning("The database failed; waiting for it", error=describe(error))
+            if is_transient(error):
+                runtime_log.warning("The database failed; waiting for it", error=describe(error))
         self.dispatcher.reset()
         connection = self.db.connection
         if not connection.in_atomic_block:
@@ -260,7 +276,7 @@ class Loop(threading.Thread):
     def _periodic(self) -> None:
         if self._due("beat", BEAT_MS):
             self._file.check()
-            self._beat()
+            self._tend("announcing this worker", self._beat)
         if self.slots.has_backlog() and self._due("backlog", BACKLOG_MS):
             # Short activities behind long ones: others may have free slots.
             waiting = self.slots.unstarted(longer_than_ms=2 * BACKLOG_MS)
@@ -268,7 +284,7 @@ class Loop(threading.Thread):
                 activities.release(self.db, waiting)
                 self.dispatcher.fetcher.forbid_eager()
                 self._announce(wakeups.ACTIVITIES)
-        self.leases.renew(self.db)
+        self._tend("renewing leases", partial(self.leases.renew, self.db))
         held = self.slots.tasks()
         if not held:
             # Nothing to ask about: this clock starts with the next activity.
@@ -278,13 +294,39 @@ class Loop(threading.Thread):
             if deadlines := self.slots.limited.take_unwritten():
                 activities.record_deadlines(self.db, deadlines)
             if progress := self.slots.progress():
-                activities.record_progress(self.db, progress)
+                self._record_progress(progress)
         if self.config.runs_orchestrations:
-            self._expire()
+            self._tend("expiring activities that nobody began", self._expire)
         if self._due("cleanup", SESSION_CLEANUP_MS):
-            workers.clean_sessions(self.db)
-            workers.remove_stale(self.db, older_than_ms=STALE_WORKER_MS)
-            inbox.remove_orphans(self.db, older_than_ms=ORPHAN_MS)
+            self._tend("cleaning sessions", partial(workers.clean_sessions, self.db))
+            self._tend("removing workers", partial(workers.remove_stale, self.db, older_than_ms=STALE_WORKER_MS))
+            self._tend("removing orphans", partial(inbox.remove_orphans, self.db, older_than_ms=ORPHAN_MS))
+
+    def _tend(self, what: str, job: Callable[[], Any]) -> None:
+        """Do a periodic job; a row that the database refuses, or that can't be read, must not stop the loop."""
+        try:
+            job()
+        except (ConfigurationError, DatabaseFileReplaced):
+            raise
+        except Exception as exc:
+            if is_transient(exc) or self.db.connection.in_atomic_block:
+                raise
+            self.metrics.add("provider_errors")
+            if what not in self._failing:
+                self._failing.add(what)
+                log_exception(f"A periodic job failed, and will be tried again: {what}", exc)
+            return
+        self._failing.discard(what)
+
+    def _record_progress(self, progress: list[tuple[Task, str]]) -> None:
+        try:
+            activities.record_progress(self.db, progress)
+        except Exception as exc:
+            if is_transient(exc):
+                raise
+            for task, text in progress:
+                what = f"recording the progress of {task.name} of {task.instance_id}"
+                self._tend(what, partial(activities.record_progress, self.db, [(task, plain_json(text))]))
 
     def _expire(self) -> None:
         """Fail activities that nobody began in time; asks only when a deadline has come."""
@@ -323,7 +365,7 @@ class Loop(threading.Thread):
         )
         self._arrange(workers.peers(self.db, config.worker_id, within_ms=3 * BEAT_MS))
 
-    def _arrange(self, peers: list[tuple[str, str, bool]]) -> None:
+    def _arrange(self, peers: list[tuple[dict[str, Any], dict[str, Any], bool]]) -> None:
         """Share the work with the other workers so that they don't all run for the same few messages.
 
         One that began earlier and has all the code that this one has leads. Where workers share some code only, each
@@ -335,7 +377,7 @@ class Loop(threading.Thread):
         mine = _code(self._handlers())
         followed, alone, followers = False, True, True
         for options, handlers, elder in peers:
-            theirs = _code(json.loads(handlers)) if json.loads(options).get("runs_orchestrations") else set()
+            theirs = _code(handlers) if options.get("runs_orchestrations") else set()
             if mine & theirs:
                 alone = False
                 followed = followed or (elder and mine <= theirs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import uuid
 from collections.abc import Callable, Sequence
@@ -23,7 +22,14 @@ from duroxide_django.engine.outcome import TurnEnvironment, TurnResult
 from duroxide_django.engine.registry import Registry
 from duroxide_django.engine.replay import LiveExecution
 from duroxide_django.engine.turn import Start, Turn, end_without_code
-from duroxide_django.exceptions import CorruptHistory, NewerEngine, NondeterminismError, PayloadUnreadable
+from duroxide_django.exceptions import (
+    CorruptHistory,
+    CorruptRow,
+    DuroxideError,
+    NewerEngine,
+    NondeterminismError,
+    PayloadUnreadable,
+)
 from duroxide_django.logs import log_exception, orchestration_log, runtime_log
 from duroxide_django.runtime.cache import Cached
 from duroxide_django.runtime.config import Config
@@ -33,7 +39,8 @@ from duroxide_django.storage.activities import Finished
 from duroxide_django.storage.commits import Commit
 from duroxide_django.storage.database import Database
 from duroxide_django.storage.faults import is_transient
-from duroxide_django.storage.health import DATABASE_FAILED, REFUSED
+from duroxide_django.storage.health import CORRUPT_ROW, DATABASE_FAILED, REFUSED
+from duroxide_django.storage.payloads import clear_blocked, read_blocked
 from duroxide_django.storage.turns import Claimed, Parked, StoredEvent, decode, decode_history
 from duroxide_django.tracing import span
 
@@ -51,7 +58,7 @@ class Work:
         cached: its live execution, if that still fits.
         history, kv_base: read from the database when there is no live execution.
         mailbox: the queue messages that wait, for the same case.
-        unreadable: why a payload of its messages, KV or queues can't be read, or None.
+        unreadable: why its row, or one of its messages, KV or queues, can't be read, or None.
         parent_instance: the parent's id, when the turn begins the first execution of a child.
     """
 
@@ -62,7 +69,7 @@ class Work:
     history: list[StoredEvent] = field(default_factory=list)
     kv_base: dict[str, Entry] = field(default_factory=dict)
     mailbox: Mailbox | None = None
-    unreadable: str | None = None
+    unreadable: DuroxideError | None = None
     parent_instance: str | None = None
 
     def beginning(self) -> Message | None:
@@ -115,6 +122,14 @@ class TurnComputer:
         Args:
             now_ms: epoch milliseconds of the turn.
         """
+        try:
+            return self._compute(work, now_ms)
+        except Exception as exc:
+            log_exception("A turn failed inside the engine", exc, **_ids(work.claimed))
+            blocked = {"reason": "engine_error", "message": f"{type(exc).__name__}: {exc}"}
+            return self._parked(work, blocked, keep_attempt=True)
+
+    def _compute(self, work: Work, now_ms: int) -> Computed | Parked:
         claimed = work.claimed
         if work.unreadable is not None:
             return self._unreadable(work, work.unreadable, now_ms)
@@ -132,7 +147,7 @@ class TurnComputer:
         except NondeterminismError as exc:
             return self._unreplayable(work, exc, now_ms)
         except PayloadUnreadable as exc:
-            return self._unreadable(work, str(exc), now_ms)
+            return self._unreadable(work, exc, now_ms)
         except NewerEngine as exc:
             return self._blocked(work, {"reason": "newer_engine", "message": str(exc)}, now_ms)
         except CorruptHistory as exc:
@@ -142,10 +157,6 @@ class TurnComputer:
             reason = DATABASE_FAILED if is_transient(exc) else REFUSED
             blocked = {"reason": reason, "message": f"{type(exc).__name__}: {exc}"}
             return self._parked(work, blocked, keep_attempt=reason == REFUSED)
-        except Exception as exc:
-            log_exception("A turn failed inside the engine", exc, **_ids(claimed))
-            blocked = {"reason": "engine_error", "message": f"{type(exc).__name__}: {exc}"}
-            return self._parked(work, blocked, keep_attempt=True)
 
     def _run_watched(self, work: Work, now_ms: int) -> Computed | Parked:
         """Run the turn; raises TransactionLeftOpen if it leaves a transaction open."""
@@ -267,8 +278,9 @@ class TurnComputer:
         }
         return self._blocked(work, blocked, now_ms)
 
-    def _unreadable(self, work: Work, message: str, now_ms: int) -> Computed | Parked:
-        return self._blocked(work, {"reason": "payload_unreadable", "message": message}, now_ms)
+    def _unreadable(self, work: Work, error: DuroxideError, now_ms: int) -> Computed | Parked:
+        reason = CORRUPT_ROW if isinstance(error, CorruptRow) else "payload_unreadable"
+        return self._blocked(work, {"reason": reason, "message": str(error)}, now_ms)
 
     def _blocked(self, work: Work, blocked: dict[str, Any], now_ms: int) -> Computed | Parked:
         forced = next((message for message in work.batch if message.kind == messages.CANCEL and message.force), None)
@@ -344,8 +356,8 @@ def _readable(history: Sequence[StoredEvent]) -> list[events.Event]:
 
 def _hanging(blocked: str | None) -> str:
     """Return where a turn was found hanging, for the end of a sentence."""
-    recorded = json.loads(blocked or "{}")
-    return f": {recorded['message']}" if recorded.get("reason") == "hanging_turn" else ""
+    recorded = read_blocked(blocked)
+    return f": {recorded.get('message')}" if recorded.get("reason") == "hanging_turn" else ""
 
 
 def park_ms(tries: int) -> int:
@@ -357,8 +369,9 @@ def tries_before(blocked: str | None, reason: object) -> int:
     """Return how many tries for the same reason an instance has recorded."""
     if not blocked:
         return 0
-    recorded = json.loads(blocked)
-    return int(recorded.get("tries", 0)) if recorded.get("reason") == reason else 0
+    recorded = clear_blocked(blocked)
+    tries = recorded.get("tries") if recorded.get("reason") == reason else 0
+    return max(0, tries) if isinstance(tries, int) else 0
 
 
 def _without_payloads(blocked: dict[str, Any]) -> str:

@@ -5,20 +5,27 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
+
+from django.db import DatabaseError
 
 from duroxide_django.engine import messages
 from duroxide_django.engine.failures import Failure, timeout
 from duroxide_django.engine.outcome import NewActivity
 from duroxide_django.engine.time_limits import NO_LIMITS, TimeLimits
-from duroxide_django.exceptions import DuroxideError
+from duroxide_django.exceptions import ConfigurationError, CorruptRow, DuroxideError
+from duroxide_django.logs import describe, runtime_log
 from duroxide_django.storage.database import Database, Statement, new_token
+from duroxide_django.storage.faults import is_transient
 from duroxide_django.storage.inbox import Outgoing, send
 from duroxide_django.storage.payloads import seal, unseal
+from duroxide_django.storage.shapes import OPTIONAL_TEXT, fits, mended, moment, plain
 
-#: Begins the last error of an activity whose input no worker could read, and how long it then waits, milliseconds.
-UNREADABLE = "PayloadUnreadable"
+#: Begins the last error of an activity whose input no worker could read, or whose row, and how long it then waits,
+#: milliseconds.
+UNREADABLE, CORRUPT = "PayloadUnreadable", "CorruptRow"
 UNREADABLE_DELAY_MS = 5_000
 #: An activity that a database's failure ended waits at most this long for its next delivery, milliseconds.
 MAX_PAUSE_MS = 60_000
@@ -152,16 +159,34 @@ def _retry_json(activity: NewActivity) -> str | None:
     )
 
 
-def _retry_fields(text: str | None) -> dict[str, Any]:
-    """Return the attributes of a Task that are stored in ``retry``."""
+def _retry_fields(key: int, text: str | None) -> dict[str, Any]:
+    """Return the attributes of a Task that are stored in ``retry`` of the row ``key``; raises CorruptRow."""
     if not text:
         return {}
-    attempt, max_attempts, retry_of, *limits = json.loads(text)
+    attempt, max_attempts, retry_of, *limits = _retry_values(key, text)
     place = {"attempt": attempt, "max_attempts": max_attempts, "retry_of": retry_of}
     # An engine whose timers limited the attempts stored one value more, not two.
-    if len(limits) < 2 or limits == [None, None]:
+    if len(limits) < 2 or limits[:2] == [None, None]:
         return place
     return {**place, "limits": TimeLimits(timeout_ms=limits[0], heartbeat_timeout_ms=limits[1])}
+
+
+def _retry_values(key: int, text: str) -> list[Any]:
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = None
+    if (
+        isinstance(values, list)
+        and len(values) >= 3
+        and isinstance(values[0], int)
+        and all(value is None or isinstance(value, int) for value in values)
+    ):
+        return values
+    raise CorruptRow(
+        f"The row {key} of duroxide_activity_task can't be read: its column retry does not hold a list of attempt, "
+        "most attempts, first event and time limits. Something other than duroxide_django changed it; repair the row."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +216,9 @@ class Wanted:
     serial_sessions: bool = False
 
 
-def fetch(db: Database, wanted: Wanted, *, lease_ms: int, worker: str, relaxed: bool = False) -> list[Task]:
+def fetch(
+    db: Database, wanted: Wanted, *, lease_ms: int, worker: str, relaxed: bool = False, only: int | None = None
+) -> list[Task]:
     """Lease up to ``wanted.limit`` activities, oldest first.
 
     Args:
@@ -199,8 +226,11 @@ def fetch(db: Database, wanted: Wanted, *, lease_ms: int, worker: str, relaxed: 
         worker: name to show as the holder.
         relaxed: let this transaction's commit return before it is on disk: a lease that a crash of the server
             forgets is merely taken again.
+        only: no other activity than the one with this key.
     """
     conditions, parameters = _fetch_conditions(db, wanted)
+    if only is not None:
+        conditions.append(f"t.id = {int(only)}")
     token = new_token()
     found = db.fetch(
         f"""
@@ -216,9 +246,47 @@ def fetch(db: Database, wanted: Wanted, *, lease_ms: int, worker: str, relaxed: 
             {db.features.relaxed_commit if relaxed else "NULL"}""",
         [*parameters, wanted.limit, token, lease_ms, worker],
     )
-    found.sort()
-    found = _own_sessions(db, found, wanted)
+    found = _own_sessions(db, _whole_rows(db, sorted(found, key=itemgetter(0))), wanted)
     return _with_instances(db, found, token)
+
+
+def fetch_row_by_row(db: Database, wanted: Wanted, *, lease_ms: int, worker: str, relaxed: bool = False) -> list[Task]:
+    """Lease activities as ``fetch`` does, each in a savepoint; those that can't be leased are set aside."""
+    conditions, parameters = _fetch_conditions(db, wanted)
+    candidates = db.fetch(
+        f"""
+        SELECT t.instance_id, t.id FROM duroxide_activity_task t
+        WHERE t.visible_at_ms <= {db.now} AND t.lease_until_ms <= {db.now} AND {" AND ".join(conditions)}
+        ORDER BY t.visible_at_ms, t.id LIMIT %s""",
+        [*parameters, wanted.limit],
+    )
+    tasks: list[Task] = []
+    for instance, key in candidates:
+        try:
+            with db.atomic():
+                tasks += fetch(db, replace(wanted, limit=1), lease_ms=lease_ms, worker=worker, only=key)
+        except Exception as exc:
+            if isinstance(exc, ConfigurationError) or is_transient(exc):
+                raise
+            _put_off(db, instance, key, exc)
+    return tasks
+
+
+def _put_off(db: Database, instance: int, key: int, error: Exception) -> None:
+    """Hide an activity that can't be leased, and say why on it."""
+    runtime_log.error(f"An activity can't be fetched and is set aside: {describe(error)}", task=key)
+    condition, parameters = db.keyed("duroxide_activity_task", [(instance, key)])
+    try:
+        with db.atomic():
+            db.execute(
+                f"""UPDATE duroxide_activity_task SET visible_at_ms = {db.now} + %s, last_error = %s
+                WHERE {condition}""",
+                [MAX_PAUSE_MS, f"{CORRUPT}: {plain(str(error))}", *parameters],
+            )
+    except DatabaseError as exc:
+        if is_transient(exc):
+            raise
+        runtime_log.error(f"It could not be set aside: {describe(exc)}", task=key)
 
 
 def _fetch_conditions(db: Database, wanted: Wanted) -> tuple[list[str], list[Any]]:
@@ -256,6 +324,26 @@ def _fetch_conditions(db: Database, wanted: Wanted) -> tuple[list[str], list[Any
         )
     conditions.append(f"(t.session_id IS NULL OR ({reachable}))")
     return conditions, parameters + session_parameters
+
+
+_TASK_SHAPE = (int, int, int, int, str, str, str, OPTIONAL_TEXT, OPTIONAL_TEXT, int, int)
+_INSTANCE_SHAPE = (str, str, OPTIONAL_TEXT)
+
+
+def _whole_rows(db: Database, found: list[Any]) -> list[Any]:
+    """Return the rows that can be read; the others are given back, with their error."""
+    whole = []
+    for row in found:
+        if fits(row, _TASK_SHAPE):
+            whole.append(row)
+        else:
+            _set_aside(db, row, mended(row, _TASK_SHAPE, f"The row {row[0]} of duroxide_activity_task")[1])
+    return whole
+
+
+def _set_aside(db: Database, row: Sequence[Any], error: CorruptRow) -> None:
+    runtime_log.error(f"An activity can't be run: {error}", task=row[0])
+    give_back(db, [(row[1], row[0])], delay_ms=MAX_PAUSE_MS, error=f"{CORRUPT}: {error}")
 
 
 def _own_sessions(db: Database, found: list[Any], wanted: Wanted) -> list[Any]:
@@ -302,7 +390,12 @@ def _with_instances(db: Database, found: list[Any], token: int) -> list[Task]:
     for key, instance, execution_id, event_id, name, text, tag, session_id, retry, attempts, interruptions, _ in found:
         if instance not in instances:
             continue
-        instance_id, orchestration_name, version = instances[instance]
+        try:
+            instance_id, orchestration_name, version = _whole_instance(instance, instances[instance])
+            kept = _retry_fields(key, retry)
+        except CorruptRow as exc:
+            _set_aside(db, (key, instance), exc)
+            continue
         try:
             text = unseal(text)  # noqa: PLW2901 - nobody needs the stored form
         except DuroxideError as exc:
@@ -324,12 +417,18 @@ def _with_instances(db: Database, found: list[Any], token: int) -> list[Task]:
                 orchestration_version=version,
                 attempts=attempts,
                 interruptions=interruptions,
-                **_retry_fields(retry),
+                **kept,
             )
         )
     for why, keys_of in unreadable.items():
         give_back(db, keys_of, delay_ms=UNREADABLE_DELAY_MS, error=why)
     return tasks
+
+
+def _whole_instance(key: int, row: Sequence[Any]) -> Sequence[Any]:
+    if fits(row, _INSTANCE_SHAPE):
+        return row
+    raise mended(row, _INSTANCE_SHAPE, f"The row {key} of duroxide_instance")[1]
 
 
 _LEASE_COLUMNS = (("instance", "bigint"), ("id", "bigint"), ("token", "bigint"))
@@ -547,6 +646,7 @@ def expire_unstarted(db: Database) -> int:
                 payload=_not_started(name, tag).to_json(),
             )
             for instance, execution_id, event_id, name, tag in found
+            if fits((instance, execution_id, event_id), (int, int, int))
         ],
         check_instance=True,
     )
@@ -568,7 +668,7 @@ def next_visible_ms(db: Database) -> int | None:
             SELECT MIN(start_by_ms) FROM duroxide_activity_task
             WHERE start_by_ms > {db.now} AND attempts = 0) AS moments"""
     )
-    return None if found[0][0] is None else int(found[0][0])
+    return moment(found[0][0])
 
 
 def next_deadline_ms(db: Database) -> int | None:
@@ -578,7 +678,7 @@ def next_deadline_ms(db: Database) -> int | None:
         SELECT start_by_ms FROM duroxide_activity_task WHERE start_by_ms IS NOT NULL AND attempts = 0
         ORDER BY start_by_ms LIMIT 1"""
     )
-    return int(found[0][0]) if found else None
+    return moment(found[0][0]) if found else None
 
 
 def can_fetch(db: Database, wanted: Wanted) -> bool:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from duroxide_django.conf import settings
+from duroxide_django.exceptions import InvalidArgument
 from duroxide_django.options import TagFilter
-from duroxide_django.storage.activities import UNREADABLE
+from duroxide_django.storage.activities import CORRUPT, UNREADABLE
 from duroxide_django.storage.database import Database, Row
 from duroxide_django.storage.findings import MAX_FINDINGS, PROBLEM, WARNING, Finding
 from duroxide_django.storage.invariant import IDLE, lost_work, open_windows, stuck
 from duroxide_django.storage.payloads import read_blocked, shown
+from duroxide_django.storage.shapes import moment
+from duroxide_django.storage.workers import announced
 
 #: A worker whose last beat is older is taken for dead, in milliseconds (it beats every 5 s).
 LIVE_WORKER_MS = 30_000
@@ -23,6 +25,8 @@ EXPIRING_ATTEMPTS = 3
 
 #: The reason recorded for an instance that an operator paused.
 PAUSED = "paused"
+#: The reason recorded for an instance of which a row has values that nothing can be done with.
+CORRUPT_ROW = "corrupt_row"
 #: The reason recorded for an instance whose rows the database refuses.
 REFUSED = "refused_by_database"
 #: The reason recorded for an instance whose turn could not read what it asked the database for.
@@ -80,6 +84,8 @@ _BLOCKED_CURES = {
     "missing_code": "Start workers that have this orchestration in this version; it is tried again by itself.",
     "corrupt_history": "Deploy the version that wrote these events, or repair the named event; "
     "or cancel the instance with force.",
+    CORRUPT_ROW: "Something other than duroxide_django changed the named row: repair or delete it, or cancel the "
+    "instance with force.",
     REFUSED: "Look at the message: the database refuses the rows of this turn. Mend its cause; "
     "it is tried again by itself until it counts as poison.",
     "newer_engine": "A newer release of duroxide_django began this execution. Start workers of that release, or "
@@ -138,24 +144,28 @@ def _workers(db: Database, now_ms: int) -> tuple[list[LiveWorker], list[Finding]
     for key, beat_ms, options, handlers in db.fetch(
         "SELECT id, beat_ms, options, handlers FROM duroxide_worker ORDER BY id"
     ):
-        if beat_ms <= now_ms - LIVE_WORKER_MS:
+        silent_ms = now_ms - (moment(beat_ms) or 0)
+        if silent_ms >= LIVE_WORKER_MS:
             dead.append(
                 Finding(
                     rule="dead_worker",
                     severity=WARNING,
                     subject=key,
-                    why=f"The worker's last beat was {(now_ms - beat_ms) // 1000} s ago: it died without saying so, "
+                    why=f"The worker's last beat was {silent_ms // 1000} s ago: it died without saying so, "
                     "hangs, or has lost the database.",
                     cure="What it held is taken over when its leases end. Look at its log; its row goes by itself.",
                 )
             )
             continue
-        live.append(_live_worker(key, json.loads(options), json.loads(handlers)))
+        live.append(_live_worker(key, announced(options), announced(handlers)))
     return live, dead
 
 
 def _live_worker(key: str, options: dict[str, Any], handlers: dict[str, Any]) -> LiveWorker:
-    tag_filter = TagFilter.parse(options.get("tag_filter"))
+    try:
+        tag_filter = TagFilter.parse(options.get("tag_filter"))
+    except InvalidArgument:
+        tag_filter = TagFilter.parse(TagFilter.NONE)
     serves = options.get("worker_concurrency", 1) > 0 and not tag_filter.takes_nothing
     return LiveWorker(
         id=key,
@@ -279,8 +289,8 @@ def _foreign_sessions(db: Database, workers: list[LiveWorker], now_ms: int) -> l
             instance_id=example,
             count=count,
             why=f"{count} task(s) of the session {session!r} wait for worker {owner!r}, which is not live.",
-            cure=f"Another worker takes the session when its lease ends, in {_seconds(until_ms - now_ms)}; "
-            "or start that worker again.",
+            cure="Another worker takes the session when its lease ends, in "
+            f"{_seconds((moment(until_ms) or now_ms) - now_ms)}; or start that worker again.",
         )
         for session, owner, until_ms, count, example in found
     ]
@@ -406,8 +416,9 @@ def _unreadable_activities(db: Database) -> list[Finding]:
         """
         SELECT t.name, t.last_error, COUNT(*), MIN(i.instance_id)
         FROM duroxide_activity_task t JOIN duroxide_instance i ON i.id = t.instance_id
-        WHERE t.lease_token IS NULL AND t.last_error LIKE %s GROUP BY t.name, t.last_error ORDER BY t.name LIMIT %s""",
-        [f"{UNREADABLE}: %", MAX_FINDINGS],
+        WHERE t.lease_token IS NULL AND (t.last_error LIKE %s OR t.last_error LIKE %s)
+        GROUP BY t.name, t.last_error ORDER BY t.name LIMIT %s""",
+        [f"{UNREADABLE}: %", f"{CORRUPT}: %", MAX_FINDINGS],
     )
     return [
         Finding(
@@ -416,9 +427,9 @@ def _unreadable_activities(db: Database) -> list[Finding]:
             subject=name,
             instance_id=example,
             count=count,
-            why=f"{count} task(s) {name!r} (for example of {example}) have an input that the worker which fetched "
-            f"them could not read: {error.removeprefix(f'{UNREADABLE}: ')}",
-            cure=_BLOCKED_CURES["payload_unreadable"],
+            why=f"{count} task(s) {name!r} (for example of {example}) have an input or a row that the worker which "
+            f"fetched them could not read: {error.partition(': ')[2]}",
+            cure=_BLOCKED_CURES[CORRUPT_ROW if error.startswith(CORRUPT) else "payload_unreadable"],
         )
         for name, error, count, example in found
     ]

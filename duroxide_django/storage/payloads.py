@@ -222,21 +222,25 @@ def read_blocked(stored: str | None, *, strict: bool = False) -> dict[str, Any]:
     Args:
         strict: raise PayloadUnreadable instead of saying so in the message.
     """
-    try:
-        recorded = json.loads(stored or "{}")
-    except ValueError:
-        return {"message": stored}
-    if not isinstance(recorded, dict):
-        return {"message": stored}
+    recorded = clear_blocked(stored)
     hidden = recorded.pop(_SEALED, None)
     if isinstance(hidden, str):
         try:
             recorded |= json.loads(unseal(hidden))
-        except DuroxideError as exc:
-            if strict:
+        except (DuroxideError, ValueError, TypeError) as exc:
+            if strict and isinstance(exc, DuroxideError):
                 raise
             recorded["message"] = f"[{type(exc).__name__}: {exc}]"
     return recorded
+
+
+def clear_blocked(stored: str | None) -> dict[str, Any]:
+    """Return what ``Instance.blocked`` says without its sealed part; of a text of another form, as its message."""
+    try:
+        recorded = json.loads(stored or "{}")
+    except (ValueError, TypeError):
+        return {"message": str(stored)}
+    return recorded if isinstance(recorded, dict) else {"message": str(stored)}
 
 
 def shown_blocked(stored: str | None) -> str | None:

@@ -12,12 +12,13 @@ from duroxide_django.engine import events
 from duroxide_django.engine.events import ENGINE_VERSION
 from duroxide_django.engine.kv import Entry
 from duroxide_django.engine.messages import CONTINUE_AS_NEW, START, Mail, Message
-from duroxide_django.exceptions import DuroxideError
+from duroxide_django.exceptions import CorruptHistory, CorruptRow, DuroxideError
 from duroxide_django.storage.database import Database, new_token
 from duroxide_django.storage.payloads import seal_blocked, unseal, unseal_event, unseal_optional
+from duroxide_django.storage.shapes import OPTIONAL_INT, OPTIONAL_TEXT, Shape, fits, mended, moment
 
-#: Instance keys with why a payload of theirs can't be read.
-Unreadable = dict[int, str]
+#: Instance keys with why a row or payload of theirs can't be read.
+Unreadable = dict[int, DuroxideError]
 
 #: Messages read for one batch; what lies beyond stays in the queue for the next turn.
 MAX_BATCH_MESSAGES = 20_000
@@ -32,6 +33,7 @@ class Claimed:
         mark: random mark of the last committed turn, or of a later change of the row by a client.
         token: the turn lease, or None when the row was not claimed.
         custom_status: as it is stored (see ``initial_custom_status``).
+        corrupt: why the row can't be read, or None; values that have no meaning are empty then.
     """
 
     key: int
@@ -49,6 +51,7 @@ class Claimed:
     attempts: int
     token: int | None
     blocked: str | None = None
+    corrupt: CorruptRow | None = None
 
     def initial_custom_status(self) -> str | None:
         """Return the custom status that its next execution begins with; raises PayloadUnreadable."""
@@ -64,6 +67,7 @@ def claim(
     grace_ms: int = 0,
     patience_ms: int = 0,
     relaxed: bool = False,
+    only: int | None = None,
 ) -> tuple[list[Claimed], int, int | None]:
     """Lease up to ``limit`` instances that have visible messages, the longest visible first.
 
@@ -74,6 +78,7 @@ def claim(
         patience_ms: milliseconds for which all are left to the worker that leads.
         relaxed: let this transaction's commit return before it is on disk: a lease that a crash of the server
             forgets is merely taken again.
+        only: no other instance than the one with this row key.
 
     Returns:
         the instances, the database's time in epoch milliseconds (0 if none was claimed), and when the next claim will
@@ -82,12 +87,13 @@ def claim(
     token = new_token()
     lock = f"FOR UPDATE OF i {db.features.skip_locked}" if db.features.skip_locked else ""
     has_code, parameter = _has_code(db, known)
+    one = "" if only is None else f"AND i.id = {int(only)}"
     found = db.fetch(
         f"""
         WITH candidate AS MATERIALIZED (
             SELECT i.id FROM duroxide_message m JOIN duroxide_instance i ON i.id = m.instance_id
             WHERE m.visible_at_ms <= {db.now} - %s AND i.lease_until_ms <= {db.now}
-                AND ({has_code} OR m.visible_at_ms <= {db.now} - %s)
+                AND ({has_code} OR m.visible_at_ms <= {db.now} - %s) {one}
             ORDER BY m.visible_at_ms, m.id LIMIT %s {lock})
         UPDATE duroxide_instance SET lease_token = %s, lease_until_ms = {db.now} + %s, attempts = attempts + 1
         WHERE id IN (SELECT id FROM candidate)
@@ -101,7 +107,34 @@ def claim(
         return [], 0, next_visible_ms(db, patience_ms=patience_ms)
     found.sort(key=lambda row: row[0])
     *_, now_ms, next_ms, _ = found[0]
-    return [_claimed(row, token) for row in found], int(now_ms), None if next_ms is None else int(next_ms) + patience_ms
+    next_ms = moment(next_ms)
+    return [_claimed(row, token) for row in found], int(now_ms), None if next_ms is None else next_ms + patience_ms
+
+
+def candidates(db: Database, *, limit: int) -> list[int]:
+    """Return the row keys of up to ``limit`` instances that ``claim`` would lease, whatever their code."""
+    found = db.fetch(
+        f"""
+        SELECT i.id FROM duroxide_message m JOIN duroxide_instance i ON i.id = m.instance_id
+        WHERE m.visible_at_ms <= {db.now} AND i.lease_until_ms <= {db.now}
+        GROUP BY i.id ORDER BY MIN(m.visible_at_ms), i.id LIMIT %s""",
+        [limit],
+    )
+    return [key for (key,) in found]
+
+
+def put_off(db: Database, key: int, *, delay_ms: int) -> None:
+    """Hide the messages of an instance that can't be leased for ``delay_ms`` milliseconds."""
+    db.execute(
+        f"""UPDATE duroxide_message SET visible_at_ms = {db.now} + %s
+        WHERE instance_id = %s AND visible_at_ms <= {db.now}""",
+        [delay_ms, key],
+    )
+
+
+def record_blocked(db: Database, key: int, blocked: dict[str, object]) -> None:
+    """Record why an instance that can't be leased can't go on."""
+    db.execute("UPDATE duroxide_instance SET blocked = %s WHERE id = %s", [seal_blocked(blocked), key])
 
 
 def _has_code(db: Database, known: Sequence[str]) -> tuple[str, Any]:
@@ -116,7 +149,16 @@ _NEXT = (
 )
 
 
+_CLAIMED_SHAPE = (
+    int, str, str, OPTIONAL_TEXT, str, int, int, int, OPTIONAL_INT, OPTIONAL_INT, OPTIONAL_INT, OPTIONAL_TEXT, int,
+    OPTIONAL_TEXT,
+)  # fmt: skip
+
+
 def _claimed(row: Sequence[Any], token: int | None) -> Claimed:
+    corrupt = None
+    if not fits(row, _CLAIMED_SHAPE):
+        row, corrupt = mended(row, _CLAIMED_SHAPE, f"The row {row[0]} of duroxide_instance")
     return Claimed(
         key=row[0],
         instance_id=row[1],
@@ -133,6 +175,7 @@ def _claimed(row: Sequence[Any], token: int | None) -> Claimed:
         attempts=row[12],
         blocked=row[13],
         token=token,
+        corrupt=corrupt,
     )
 
 
@@ -208,14 +251,14 @@ def read_fresh(
         for status, attempts, blocked, visible_at_ms in map(_FRESH, found)
     ):
         return None
-    fresh = Fresh(now_ms=now_ms, next_ms=found[0][24])
+    fresh = Fresh(now_ms=now_ms, next_ms=moment(found[0][24]))
     claimed: dict[int, Claimed] = {}
     # In the order of becoming due; what begins an execution comes first.
-    for row in sorted(found, key=lambda row: (row[16] not in (START, CONTINUE_AS_NEW), row[22], row[15])):
+    for row in sorted(found, key=lambda row: (row[16] not in (START, CONTINUE_AS_NEW), moment(row[22]) or 0, row[15])):
         key = row[0]
         if key not in claimed:
             claimed[key] = _claimed(row, None)
-            if not is_quick(claimed[key]):
+            if claimed[key].corrupt is not None or not is_quick(claimed[key]):
                 return None
         fresh.batches[key].append(_message(key, row[15:22], fresh.unreadable))
     fresh.claimed = [claimed[key] for key in sorted(claimed)]
@@ -250,7 +293,8 @@ def next_visible_ms(db: Database, *, but: Collection[int] = (), patience_ms: int
         ORDER BY visible_at_ms LIMIT 1""",
         [patience_ms, *parameters],
     )
-    return int(found[0][0]) + patience_ms if found else None
+    next_ms = moment(found[0][0]) if found else None
+    return None if next_ms is None else next_ms + patience_ms
 
 
 #: Stands for a payload that can't be read, in messages of an instance that is not computed for that reason.
@@ -263,7 +307,7 @@ def _payload(stored: str, instance: int, unreadable: Unreadable | None) -> str:
     except DuroxideError as exc:
         if unreadable is None:
             raise
-        unreadable[instance] = str(exc)
+        unreadable[instance] = exc
         return _UNREADABLE
 
 
@@ -275,7 +319,7 @@ def read_messages(
     What begins an execution comes first, or a flood of older messages could push it out of the batch.
 
     Args:
-        unreadable: gets the instances whose payloads can't be read.
+        unreadable: gets the instances whose messages can't be read.
         since_ms: gets when the first message of each became visible, epoch milliseconds.
     """
     condition, parameter = db.any_of("instance_id", keys)
@@ -294,8 +338,13 @@ def read_messages(
     return batches
 
 
+_MESSAGE_SHAPE = (int, str, OPTIONAL_INT, OPTIONAL_INT, OPTIONAL_TEXT, str, int)
+
+
 def _message(instance: int, row: Sequence[Any], unreadable: Unreadable) -> Message:
-    key, kind, execution_id, event_id, name, payload, force = row
+    key, kind, execution_id, event_id, name, payload, force = _whole(
+        row, _MESSAGE_SHAPE, "duroxide_message", instance, unreadable
+    )
     return Message(
         id=key,
         kind=kind,
@@ -324,14 +373,24 @@ def read_histories(db: Database, executions: Sequence[tuple[int, int]]) -> dict[
     )
     # Sorted here: told not to sort, the loop's connection would walk the index of all histories instead.
     histories: dict[int, list[StoredEvent]] = defaultdict(list)
-    for instance, *stored in sorted(found, key=itemgetter(0, 1)):
+    try:
+        found.sort(key=itemgetter(0, 1))
+    except TypeError:
+        # An event id that is no number: its history is what can't be read, not those of the others.
+        found.sort(key=lambda row: (row[0], moment(row[1]) or 0))
+    for instance, *stored in found:
         histories[instance].append(tuple(stored))
     return histories
+
+
+_EVENT_SHAPE = (int, str, OPTIONAL_INT, int, str)
 
 
 def decode(stored: StoredEvent) -> events.Event:
     """Return the event of a stored row; raises CorruptHistory, or PayloadUnreadable."""
     event_id, kind, source_event_id, timestamp_ms, data = stored
+    if not fits(stored, _EVENT_SHAPE):
+        raise CorruptHistory(f"Event {event_id!r} ({kind!r}) can't be decoded: a value is of a wrong type.")
     return events.from_stored(
         kind=kind,
         event_id=event_id,
@@ -354,6 +413,21 @@ def decode_history(stored: Sequence[StoredEvent]) -> list[events.Event]:
     return [decode(row) for row in stored]
 
 
+_KV_SHAPE = (str, OPTIONAL_TEXT, OPTIONAL_INT)
+_MAIL_SHAPE = (int, str, str)
+
+
+def _whole(row: Sequence[Any], shape: Shape, table: str, instance: int, unreadable: Unreadable | None) -> Sequence[Any]:
+    """Return a row that fits; one that doesn't is noted as unreadable, or raised as CorruptRow."""
+    if fits(row, shape):
+        return row
+    row, corrupt = mended(row, shape, f"The row {row[0]!r} of {table}")
+    if unreadable is None:
+        raise corrupt
+    unreadable[instance] = corrupt
+    return row
+
+
 def read_kv_bases(
     db: Database, executions: Sequence[tuple[int, int]], unreadable: Unreadable | None = None
 ) -> dict[int, dict[str, Entry]]:
@@ -374,7 +448,8 @@ def read_kv_bases(
         parameters,
     )
     bases: dict[int, dict[str, Entry]] = defaultdict(dict)
-    for instance, key, value, updated_ms in found:
+    for instance, *row in found:
+        key, value, updated_ms = _whole(row, _KV_SHAPE, "duroxide_kv", instance, unreadable)
         if value is not None:
             bases[instance][key] = (_payload(value, instance, unreadable), updated_ms or 0)
     return bases
@@ -390,7 +465,8 @@ def read_mail(db: Database, keys: Sequence[int], unreadable: Unreadable | None =
         [parameter],
     )
     mail: dict[int, list[Mail]] = defaultdict(list)
-    for instance, key, queue, data in sorted(found, key=itemgetter(1)):
+    for instance, *row in sorted(found, key=itemgetter(1)):
+        key, queue, data = _whole(row, _MAIL_SHAPE, "duroxide_queue_message", instance, unreadable)
         mail[instance].append(Mail(id=key, queue=queue, data=_payload(data, instance, unreadable)))
     return mail
 

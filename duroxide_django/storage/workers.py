@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 from duroxide_django.storage.database import Database
 
@@ -35,8 +37,8 @@ def beat(
     )
 
 
-def peers(db: Database, worker_id: str, *, within_ms: int) -> list[tuple[str, str, bool]]:
-    """Return (options, handlers, whether it began before this one) of the other live workers.
+def peers(db: Database, worker_id: str, *, within_ms: int) -> list[tuple[dict[str, Any], dict[str, Any], bool]]:
+    """Return (options, handlers, whether it began before this one) of the other live workers; see ``announced``.
 
     Args:
         within_ms: milliseconds since their last beat, at the most.
@@ -48,7 +50,33 @@ def peers(db: Database, worker_id: str, *, within_ms: int) -> list[tuple[str, st
         WHERE me.id = %s AND w.beat_ms > {db.now} - %s AND NOT w.draining""",
         [worker_id, within_ms],
     )
-    return [(options, handlers, bool(elder)) for options, handlers, elder in found]
+    return [(announced(options), announced(handlers), bool(elder)) for options, handlers, elder in found]
+
+
+#: Types of the values of a worker's options and handlers that are read.
+_ANNOUNCED: dict[str, type | tuple[type, ...]] = {
+    "owner": str, "runs_orchestrations": bool, "worker_concurrency": int, "activities": list, "orchestrations": dict,
+}  # fmt: skip
+
+
+def announced(text: Any) -> dict[str, Any]:
+    """Return the options or handlers that a worker announced, without values that nothing can be done with."""
+    try:
+        value = json.loads(text)
+    except (ValueError, TypeError):
+        return {}
+    if not isinstance(value, dict):
+        return {}
+    value = {key: item for key, item in value.items() if isinstance(item, _ANNOUNCED.get(key, object))}
+    if "activities" in value:
+        value["activities"] = [name for name in value["activities"] if isinstance(name, str)]
+    if "orchestrations" in value:
+        value["orchestrations"] = {
+            name: [version for version in versions if isinstance(version, str)]
+            for name, versions in value["orchestrations"].items()
+            if isinstance(versions, list)
+        }
+    return value
 
 
 def remove(db: Database, worker_id: str) -> None:

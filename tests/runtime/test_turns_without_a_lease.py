@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import pytest
@@ -327,8 +326,7 @@ class TestWhoLeads:
         loop = Loop(registry, resolve(None), Database(backend))
 
         def arrangement(*others):
-            options = json.dumps({"runs_orchestrations": True})
-            peers = [(options, json.dumps({"orchestrations": code}), elder) for code, elder in others]
+            peers = [({"runs_orchestrations": True}, {"orchestrations": code}, elder) for code, elder in others]
             loop._arrange(peers)
             return loop.dispatcher.claimer.fresh_ms, loop.dispatcher.claimer.patience_ms
 
