@@ -659,11 +659,16 @@ def _not_started(name: str, tag: str) -> Failure:
 
 
 def next_visible_ms(db: Database) -> int | None:
-    """Return when the next hidden activity can be fetched or will expire, in epoch milliseconds, or None."""
+    """Return when the next activity can be fetched that is hidden or leased, or will expire, epoch milliseconds.
+
+    None: there is no such moment.
+    """
     found = db.fetch(
         f"""
         SELECT MIN(moment) FROM (
             SELECT MIN(visible_at_ms) AS moment FROM duroxide_activity_task WHERE visible_at_ms > {db.now}
+            UNION ALL
+            SELECT MIN(lease_until_ms) FROM duroxide_activity_task WHERE lease_until_ms > {db.now}
             UNION ALL
             SELECT MIN(start_by_ms) FROM duroxide_activity_task
             WHERE start_by_ms > {db.now} AND attempts = 0) AS moments"""

@@ -297,6 +297,16 @@ def next_visible_ms(db: Database, *, but: Collection[int] = (), patience_ms: int
     return None if next_ms is None else next_ms + patience_ms
 
 
+def next_lease_end_ms(db: Database) -> int | None:
+    """Return when the next lease ends of an instance that has due messages, in epoch milliseconds, or None."""
+    found = db.fetch(
+        f"""
+        SELECT MIN(i.lease_until_ms) FROM duroxide_message m JOIN duroxide_instance i ON i.id = m.instance_id
+        WHERE m.visible_at_ms <= {db.now} AND i.lease_until_ms > {db.now} AND i.lease_token IS NOT NULL"""
+    )
+    return None if found[0][0] is None else int(found[0][0])
+
+
 #: Stands for a payload that can't be read, in messages of an instance that is not computed for that reason.
 _UNREADABLE = '"[unreadable]"'
 

@@ -42,12 +42,12 @@ def drain(
     Args:
         using, provider: where the workflows live; default: the setting DATABASE.
         registry: the functions to serve; default: the project's.
-        jump: let the clock jump to the next timer or retry when nothing is due now. Inside ``virtual_clock()`` that
-            clock moves; outside it a virtual clock that starts now is used for the call.
+        jump: let the clock jump to the next timer, retry or end of a lease when nothing is due now. Inside
+            ``virtual_clock()`` that clock moves; outside it a virtual clock that starts now is used for the call.
         until_ms: don't jump beyond this time, epoch milliseconds. An orchestration that loops by timers for ever
             (continue-as-new) needs it, or ``max_steps``. Without it, an instance that can't go on (its code is
             missing or doesn't fit) is tried once in a call: it would be tried again for ever.
-        max_steps: iterations after which DrainLimit is raised.
+        max_steps: iterations after which DrainLimit is raised; the next call goes on from there.
         options: runtime options.
 
     Returns:
@@ -80,17 +80,32 @@ def drain(
             ran += worked
             if more or worked:
                 continue
-            if activities.expire_unstarted(db):
+            with db.atomic():
+                expired = activities.expire_unstarted(db)
+            if expired:
                 continue
             if not (jump and _jump(db, time_machine, until_ms, parked)):
                 dispatcher.cache.clear()
                 return ran
+        _give_back(db, dispatcher, slots)
     raise DrainLimit(f"drain() did not come to rest within {max_steps} steps; does an orchestration loop for ever?")
+
+
+def _give_back(db: Database, dispatcher: Dispatcher, slots: InlineSlots) -> None:
+    """Commit what is computed and release every lease, so that the next drain can go on at once."""
+    dispatcher.draining = True
+    if dispatcher.suspect is not None:
+        dispatcher.parked.append(turns.Parked(claimed=dispatcher.suspect.claimed, delay_ms=0, blocked=None))
+        dispatcher.suspect = None
+    while dispatcher.iterate(claiming=False):
+        pass
+    activities.release(db, slots.unstarted())
+    dispatcher.cache.clear()
 
 
 def _jump(db: Database, clock: VirtualClock, until_ms: int | None, parked: Collection[int]) -> bool:
     """Move the clock to the next moment at which something is due; returns whether there is one."""
-    due = (turns.next_visible_ms(db, but=parked), activities.next_visible_ms(db))
+    due = (turns.next_visible_ms(db, but=parked), turns.next_lease_end_ms(db), activities.next_visible_ms(db))
     moments = [moment for moment in due if moment is not None]
     if not moments or (until_ms is not None and min(moments) > until_ms):
         return False
