@@ -63,7 +63,8 @@ class Loop(threading.Thread):
         super().__init__(name="duroxide-loop", daemon=True)
         self.config = config
         # The loop's thread owns its connection; slots use Django's cursors, as users' functions share theirs.
-        self.db = db.for_loop()
+        # What it holds locked is free again when its leases would be.
+        self.db = db.for_loop(idle_ms=min(config.turn_lease_ms, config.activity_lease_ms))
         self.metrics = Metrics()
         self._wake = threading.Event()
         self.slots = ThreadSlots(registry, config, db, self._wake.set)

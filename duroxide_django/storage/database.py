@@ -19,6 +19,9 @@ from duroxide_django.storage.fast import fast_cursor, keep_alive, prepared_curso
 from duroxide_django.storage.features import Columns, Features, features_of
 from duroxide_django.storage.payloads import seal_rows
 
+#: For how long a transaction of the loop may be idle, and at least: its process may be held up for a moment.
+IDLE_MS, SHORTEST_IDLE_MS = 30_000, 5_000
+
 Row = tuple[Any, ...]
 #: A statement with its parameters.
 Statement = tuple[str, Sequence[Any]]
@@ -42,11 +45,17 @@ class Database:
         except ConnectionDoesNotExist as exc:
             raise ConfigurationError(f"The database alias {alias!r} is not in DATABASES.") from exc
         self._fast = self._prepares = False
+        self._idle_ms = IDLE_MS
         self._collected: list[Statement] | None = None
 
-    def for_loop(self) -> Database:
-        """Return the same database for a thread that owns its connection: prepared statements, binary parameters."""
+    def for_loop(self, *, idle_ms: int = IDLE_MS) -> Database:
+        """Return the same database for a thread that owns its connection: prepared statements, binary parameters.
+
+        Args:
+            idle_ms: the server ends the session when a transaction of it has been idle for more milliseconds.
+        """
         database = Database(self.alias)
+        database._idle_ms = max(idle_ms, SHORTEST_IDLE_MS)
         # What is set up for one session would go back into a pool.
         pooled = bool(self.connection.settings_dict["OPTIONS"].get("pool"))
         database._fast = self.features.has_prepared_statements and settings.PREPARED_STATEMENTS and not pooled
@@ -63,7 +72,7 @@ class Database:
         if self.features.has_prepared_statements:
             keep_alive(self.connection)
         if self._fast:
-            set_up(self.connection)
+            set_up(self.connection, idle_ms=self._idle_ms)
 
     @property
     def connection(self) -> BaseDatabaseWrapper:

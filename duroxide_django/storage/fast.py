@@ -34,13 +34,26 @@ def keep_alive(connection: BaseDatabaseWrapper) -> None:
         connection.settings_dict = {**connection.settings_dict, "OPTIONS": {**KEEPALIVES, **options}}
 
 
-def set_up(connection: BaseDatabaseWrapper) -> None:
-    """Make a connection the engine loop's own, unless it is; call it outside of transactions."""
+#: The same for the server, which would keep the rows of a worker locked whose host is gone without a word. A role's own
+#: limit of idle transactions has precedence.
+_SERVER_OPTIONS = (
+    "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3; "
+    "SET tcp_user_timeout = 60000; SELECT set_config('idle_in_transaction_session_timeout', '{idle_ms}', false) "
+    "WHERE current_setting('idle_in_transaction_session_timeout') = '0'"
+)
+
+
+def set_up(connection: BaseDatabaseWrapper, *, idle_ms: int) -> None:
+    """Make a connection the engine loop's own, unless it is; call it outside of transactions.
+
+    Args:
+        idle_ms: the server ends the session when a transaction of it has been idle for more milliseconds.
+    """
     connection.ensure_connection()
     raw: Any = connection.connection
     if raw.prepare_threshold != PREPARE_THRESHOLD:
         with connection.wrap_database_errors:
-            raw.execute(PLANNER_OPTIONS, prepare=False)
+            raw.execute(f"{PLANNER_OPTIONS}; {_SERVER_OPTIONS.format(idle_ms=int(idle_ms))}", prepare=False)
         raw.prepare_threshold = PREPARE_THRESHOLD
 
 

@@ -24,6 +24,8 @@ class SqliteFeatures:
     has_notify = False
     has_data_version = True
     has_prepared_statements = False
+    #: Can the sessions of others be looked at, with the locks that they hold?
+    lists_sessions = False
     #: A transaction that reads first and writes later fails at once if another one wrote meanwhile.
     begins_immediately = True
     #: May several statements be one through data-modifying WITH queries?
@@ -108,6 +110,7 @@ class PostgresFeatures:
     has_notify = True
     has_data_version = False
     has_prepared_statements = True
+    lists_sessions = True
     begins_immediately = False
     has_writable_cte = True
     joins_pairs = True

@@ -9,6 +9,7 @@ from duroxide_django.conf import settings
 from duroxide_django.exceptions import InvalidArgument
 from duroxide_django.options import TagFilter
 from duroxide_django.storage.activities import CORRUPT, UNREADABLE
+from duroxide_django.storage.blockers import long_transactions
 from duroxide_django.storage.database import Database, Row
 from duroxide_django.storage.findings import MAX_FINDINGS, PROBLEM, WARNING, Finding
 from duroxide_django.storage.invariant import IDLE, lost_work, open_windows, stuck
@@ -72,6 +73,7 @@ def examine(db: Database, *, overdue_ms: int = OVERDUE_MS) -> list[Finding]:
     found += _lingering_cancels(db, now_ms - overdue_ms)
     found += _unreadable_activities(db)
     found += _interrupted_activities(db, now_ms)
+    found += long_transactions(db, longer_than_ms=overdue_ms)
     found += dead
     return sorted(found, key=lambda finding: finding.severity != PROBLEM)
 
@@ -339,7 +341,8 @@ def _overdue_tasks(db: Database, workers: list[LiveWorker], now_ms: int, overdue
             instance_id=example,
             count=count,
             why=f"{count} task(s) {name!r} have been ready, the oldest for {_seconds(now_ms - since_ms)}, while live "
-            "workers serve them: their slots are full, or a session is held elsewhere.",
+            "workers serve them: their slots are full, a session is held elsewhere, or a transaction keeps the rows "
+            "locked (see long_transaction).",
             cure="Start more workers or give them more slots (--concurrency).",
         )
         for name, tag, count, since_ms, example in found

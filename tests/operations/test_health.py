@@ -273,6 +273,21 @@ class TestLate:
         assert {finding.instance_id for finding in found} == {"OnTimer", "OnActivity"}
         assert any("killed" in finding.why for finding in found)
 
+    @pytest.mark.parametrize("backend", ["postgres"], indirect=True)
+    def test_transactions_that_keep_rows_locked(self, waiting, database, holder):
+        """Of whomever: workers pass the rows over, and nothing waits for them."""
+
+        def found(overdue_ms):
+            return [item for item in health.examine(database, overdue_ms=overdue_ms) if item.rule == "long_transaction"]
+
+        holder.execute("SELECT 1 FROM duroxide_instance FOR UPDATE")
+        (finding,) = found(0)
+        assert str(holder.info.backend_pid) in finding.why
+        assert "duroxide_instance" in finding.why
+        assert found(60_000) == []
+        holder.rollback()
+        assert found(0) == []
+
     def test_cancels_that_do_not_end(self, program, client, database):
         """Swallowed by a broad except: found after a minute, and ended by force; a clean-up with a timer is none."""
 

@@ -48,3 +48,38 @@ def test_the_projects_own_options_have_precedence(connected, backend):
 def test_with_and_without_prepared_statements(connected, settings, prepared):
     settings.DUROXIDE = {**settings.DUROXIDE, "PREPARED_STATEMENTS": prepared}
     assert connected()["keepalives_interval"] == "10"
+
+
+class TestServer:
+    @pytest.fixture
+    def setting(self, connected, backend):
+        """Return how the server sees a setting of the loop's connection."""
+
+        def setting(name):
+            connected()
+            with connections[backend].cursor() as cursor:
+                cursor.execute(f"SHOW {name}")
+                return cursor.fetchone()[0]
+
+        return setting
+
+    def test_ends_a_transaction_that_nobody_goes_on_with(self, setting):
+        """A worker whose host is gone, or that is frozen, keeps no rows locked for longer than its leases."""
+        assert setting("idle_in_transaction_session_timeout") == "30s"
+
+    def test_leaves_the_role_its_own_limit(self, setting, backend):
+        with connections[backend].cursor() as cursor:
+            cursor.execute("ALTER ROLE CURRENT_USER SET idle_in_transaction_session_timeout = '7s'")
+        try:
+            connections[backend].close()
+            assert setting("idle_in_transaction_session_timeout") == "7s"
+        finally:
+            with connections[backend].cursor() as cursor:
+                cursor.execute("ALTER ROLE CURRENT_USER RESET idle_in_transaction_session_timeout")
+
+    def test_waits_for_a_worker_that_is_held_up_for_a_moment(self, backend, connected):
+        """Also where leases are shorter."""
+        Database(backend).for_loop(idle_ms=100).set_up()
+        with connections[backend].cursor() as cursor:
+            cursor.execute("SHOW idle_in_transaction_session_timeout")
+            assert cursor.fetchone()[0] == "5s"
