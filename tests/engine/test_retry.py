@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -391,6 +392,21 @@ class TestAHistoryOfTheEngineBeforeTheLimits:
         waits = (events.ExternalSubscribed, {"name": "go"})
         execution = self.replayed(orchestration, *self.attempt(1), waits, self.given_up(2))
         assert [y.waits_for for y in execution.open_yields()] == [(("event", "go", 4),)]
+
+    @pytest.mark.parametrize("timer_wins", [True, False])
+    def test_ends_its_open_attempt_by_the_old_rules(self, timer_wins):
+        """A live turn does what its replay does: the harness replays after it."""
+        life = begun(retrying(self.POLICY), keeps=False)
+        started, scheduled = life.history
+        timer = events.TimerCreated(event_id=3, timestamp_ms=T0, fire_at_ms=T0 + 5_000)
+        life.history = [replace(started, engine=1), replace(scheduled, timeout_ms=None), timer]
+        life.timers[3] = timer.fire_at_ms
+        life.turn(life.fired(3) if timer_wins else life.completed("A", 7))
+        if timer_wins:
+            assert life.new_kinds == ["TimerFired", "ActivityCancelRequested", "OrchestrationFailed"]
+            assert life.result.cancelled_activities == [2]
+        else:
+            assert (life.output, life.result.cancelled_timers) == (7, [3])
 
     def test_goes_on_by_the_new_rules(self):
         """What is scheduled from now on has its limit in its event."""

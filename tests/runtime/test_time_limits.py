@@ -141,6 +141,32 @@ class TestTheTimeOfAnAttempt:
         assert client.get_status("limited-1").output == "in time"
         assert calls == [("deadline", began_ms + 30_000)]
 
+    def test_costs_nothing_while_others_have_the_slot(self, client, program, start_runtime):
+        """Many started at once on one slot: together they take longer than one may."""
+
+        @program.activity("Takes50")
+        def takes_50(ctx, input):
+            time.sleep(0.05)
+            return "in time"
+
+        @program.orchestration("Order")
+        def order(ctx, input):
+            return (yield ctx.schedule_activity_with_retry("Takes50", None, {"timeout_ms": 700, "max_attempts": 1}))
+
+        start_runtime(worker_concurrency=1)
+        names = [f"order-{number}" for number in range(24)]
+        client.start_many([(name, "Order", None) for name in names])
+        assert {client.wait_for_orchestration(name).output for name in names} == {"in time"}
+
+    def test_of_an_activity_that_an_older_engine_enqueued_is_kept_by_its_timer(self, client, calls, program, backend):
+        """Its row has a deadline that counted from its scheduling; the worker ignores it."""
+        client.start_orchestration("limited-1", "Retrying", ["Quick", None, {"timeout_ms": 30_000}])
+        program.drain(options=RuntimeOptions(worker_concurrency=0), jump=False)
+        assert ActivityTask.objects.using(backend).update(retry="[2, 3, 7, 1700000000000]")
+        program.drain(jump=False)
+        assert client.get_status("limited-1").output == "in time"
+        assert calls == [("deadline", None)]
+
     def test_leaves_what_ended_in_time_alone(self, calls, output_of):
         """The deadline that the function sees is that of this attempt."""
         before = time.time() * 1000
