@@ -27,6 +27,9 @@ test: $(VENV)/.test ## Run all tests on SQLite and on PostgreSQL (DATABASE_URL, 
 chaos: $(VENV)/.test ## Run 2,000 instances on each database while workers are killed and the database is hurt
 	$(BIN)/python -m tests.chaos sqlite --faults 8 $(CHAOS_ARGS)
 	$(BIN)/python -m tests.chaos postgres --faults 4 $(CHAOS_ARGS)
+	command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || { echo "Install PgBouncer for the next runs."; exit 1; }
+	$(BIN)/python -m tests.chaos postgres --pooler session --instances 500 $(CHAOS_ARGS)
+	$(BIN)/python -m tests.chaos postgres --pooler transaction --instances 500 $(CHAOS_ARGS)
 	$(BIN)/python -m tests.chaos.crowd sqlite
 	$(BIN)/python -m tests.chaos.crowd postgres
 

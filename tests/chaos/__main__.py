@@ -23,6 +23,7 @@ from pathlib import Path
 
 from tests.chaos.faults import Faults, PostgresFaults, SqliteFaults
 from tests.chaos.workers import ROOT, worker_environment
+from tests.pgbouncer import PgBouncer
 from tests.postgres import PostgresServer
 
 
@@ -32,10 +33,12 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory(prefix="duroxide-chaos-") as name,
         database(options.database, name) as (url, server),
+        pooled(server, options.pooler) as pooler,
     ):
-        environment = worker_environment(url, lease_ms=options.lease_ms)
+        environment = worker_environment(url if pooler is None else pooler.url(), lease_ms=options.lease_ms)
         # A held write lock is to be noticed, not waited for.
         environment["CHAOS_SQLITE_TIMEOUT"] = str(max(1, int(options.lasting) - 1))
+        environment["CHAOS_POOLER"] = options.pooler or ""
         os.environ.update(environment)
         migrate(environment)
         from tests.chaos.run import Run
@@ -47,7 +50,7 @@ def main() -> int:
         if server is None:
             faults = SqliteFaults(f"{name}/chaos.sqlite3", *arguments)
         else:
-            faults = PostgresFaults(server, *arguments)
+            faults = PostgresFaults(server, pooler, *arguments)
         problems = Run(options, environment, log, faults, stop).run()
         if problems and not options.log:
             sys.stdout.write(log.read_text(errors="replace")[-20_000:])
@@ -59,6 +62,7 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("database", choices=["sqlite", "postgres"])
+    parser.add_argument("--pooler", choices=["session", "transaction"], help="A PgBouncer in this mode in between.")
     parser.add_argument("--instances", type=int, default=2_000)
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--every", type=float, default=1.0, help="Seconds between two strikes.")
@@ -86,6 +90,19 @@ def database(kind: str, folder: str) -> Iterator[tuple[str, PostgresServer | Non
         yield server.url(), server
     finally:
         server.destroy()
+
+
+@contextmanager
+def pooled(server: PostgresServer | None, mode: str | None) -> Iterator[PgBouncer | None]:
+    """Give a PgBouncer in front of the server, if one is asked for."""
+    if server is None or mode is None:
+        yield None
+        return
+    pooler = PgBouncer(server, mode, default_pool_size=60, server_login_retry=1, query_wait_timeout=30).start()
+    try:
+        yield pooler
+    finally:
+        pooler.stop()
 
 
 def migrate(environment: dict[str, str]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tests.pgbouncer import PgBouncer
 from tests.postgres import PostgresServer
 
 #: Settings of the workers' role while a fault lasts.
@@ -64,16 +65,20 @@ class Faults:
 class PostgresFaults(Faults):
     """Faults of a PostgreSQL server."""
 
-    def __init__(self, server: PostgresServer, *arguments: Any) -> None:
+    def __init__(self, server: PostgresServer, pooler: PgBouncer | None, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._server = server
+        self._pooler = pooler
 
     def all(self) -> list[Callable[[], None]]:
         """See Faults."""
         roles = [lambda name=name: self.role(name) for name in ROLE_FAULTS]
         restarts = [lambda mode=mode: self.restart(mode) for mode in ("fast", "immediate")]
         locks = [self.lock_rows, self.lock_tables, self.exhaust]
-        return [self.terminate, restarts[0], roles[0], *locks, roles[1], restarts[1], *roles[2:], self.refuse]
+        poolers = [] if self._pooler is None else [self.restart_pooler]
+        return [
+            self.terminate, restarts[0], *poolers, roles[0], *locks, roles[1], restarts[1], *roles[2:], self.refuse,
+        ]  # fmt: skip
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
@@ -145,6 +150,12 @@ class PostgresFaults(Faults):
         self._stop.wait(self._dice.uniform(0, 2))
         self._server.start()
         self.done[f"restarted ({mode})"] += 1
+
+    def restart_pooler(self) -> None:
+        """Kill the pooler and start another one on its port."""
+        assert self._pooler is not None
+        self._pooler.restart(self._dice.uniform(0, 2))
+        self.done["pooler restarted"] += 1
 
     def refuse(self) -> None:
         """Refuse connections for a while."""
