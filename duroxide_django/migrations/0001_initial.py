@@ -71,6 +71,13 @@ class Migration(migrations.Migration):
                 ("parent_event_id", models.IntegerField(null=True)),
                 ("instance_id", models.CharField(max_length=512, verbose_name="instance id")),
                 ("name", models.CharField(max_length=255, verbose_name="orchestration")),
+                (
+                    "engine",
+                    models.SmallIntegerField(
+                        db_default=1,
+                        help_text="Number of the engine that began the current execution: older ones leave it alone.",
+                    ),
+                ),
                 ("custom_status", models.TextField(null=True, verbose_name="custom status")),
                 ("blocked", models.TextField(help_text="JSON: why the instance can't go on.", null=True)),
                 ("current_execution_id", models.IntegerField(default=1, verbose_name="current execution")),
@@ -79,10 +86,12 @@ class Migration(migrations.Migration):
                     "last_event_id",
                     models.IntegerField(default=0, help_text="Highest event id of the current execution."),
                 ),
+                ("turns", models.IntegerField(default=0, help_text="Committed turns.")),
                 (
-                    "turns",
-                    models.IntegerField(
-                        default=0, help_text="Committed turns: tells whether a live execution is up to date."
+                    "mark",
+                    models.BigIntegerField(
+                        db_default=0,
+                        help_text="Random, new with each committed turn: tells whether a live execution is up to date.",
                     ),
                 ),
                 (

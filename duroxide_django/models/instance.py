@@ -44,12 +44,20 @@ class Instance(models.Model):
     parent_event_id = models.IntegerField(null=True)
     instance_id = models.CharField(_("instance id"), max_length=MAX_INSTANCE_ID_CHARS)
     name = models.CharField(_("orchestration"), max_length=MAX_NAME_CHARS)
+    engine = models.SmallIntegerField(
+        db_default=1, help_text=_("Number of the engine that began the current execution: older ones leave it alone.")
+    )
     custom_status = models.TextField(_("custom status"), null=True)
     blocked = models.TextField(null=True, help_text=_("JSON: why the instance can't go on."))
     current_execution_id = models.IntegerField(_("current execution"), default=1)
     custom_status_version = models.IntegerField(default=0)
     last_event_id = models.IntegerField(default=0, help_text=_("Highest event id of the current execution."))
     turns = models.IntegerField(default=0, help_text=_("Committed turns."))
+    # A count would not do: a store that was set back, as by a failover to a standby that lagged, comes to it again.
+    mark = models.BigIntegerField(
+        db_default=0,
+        help_text=_("Random, new with each committed turn: tells whether a live execution is up to date."),
+    )
     attempts = models.IntegerField(default=0, help_text=_("Turns begun since the last one that was committed."))
     updated_ms = models.BigIntegerField(_("updated"))
     lease_until_ms = models.BigIntegerField(default=0)
@@ -65,14 +73,6 @@ class Instance(models.Model):
         max_length=MAX_VERSION_CHARS,
         null=True,
         help_text=_("Exact once the first turn has run."),
-    )
-    # A count would not do: a store that was set back, as by a failover to a standby that lagged, comes to it again.
-    mark = models.BigIntegerField(
-        db_default=0,
-        help_text=_("Random, new with each committed turn: tells whether a live execution is up to date."),
-    )
-    engine = models.SmallIntegerField(
-        db_default=1, help_text=_("Number of the engine that began the current execution: older ones leave it alone.")
     )
 
     class Meta:

@@ -4,7 +4,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("duroxide_django", "0008_instance_mark")]
+    dependencies = [("duroxide_django", "0007_interruptions")]
 
     operations = [
         # Without a default: the table isn't rewritten.
