@@ -27,6 +27,8 @@ _LATE_S = 1.0
 _LATE_SHARE = 1 / 4
 #: The keeper looks no more often than this, in seconds: at a loop that hangs, or a database that is away.
 _SHORTEST_PAUSE_S = 0.05
+#: An outage is said once in this time, in seconds: the loop says that too.
+_QUIET_S = 60.0
 
 
 class Leases:
@@ -116,6 +118,7 @@ class Keeper(threading.Thread):
         self._leases = leases
         self._loop_hangs = loop_hangs
         self._ended = threading.Event()
+        self._quiet_until = float("-inf")
 
     def stop(self) -> None:
         """Ask the thread to end."""
@@ -134,7 +137,11 @@ class Keeper(threading.Thread):
         try:
             self._leases.renew(Database(self._alias), overdue=True)
         except (DatabaseError, InterfaceError) as exc:
-            runtime_log.warning("Leases could not be renewed beside the busy loop; trying again", error=describe(exc))
+            if time.monotonic() >= self._quiet_until:
+                runtime_log.warning(
+                    "Leases could not be renewed beside the busy loop; trying again", error=describe(exc)
+                )
+                self._quiet_until = time.monotonic() + _QUIET_S
         finally:
             forget_queries()
             connections.close_all()
