@@ -78,13 +78,25 @@ class TurnConnections:
         A session in which the turn has sent statements outside of a transaction of the caller's is closed: nothing
         of it may reach the worker's own statements.
         """
+        open_on = []
         for state in self._before:
             state.connection.execute_wrappers.remove(self._note_use)
-        known = {id(state.connection) for state in self._before}
-        fresh = [connection for connection in _thread.watched if id(connection) not in known]
-        self._before += [_State(connection, False, 0, _wants_autocommit(connection)) for connection in fresh]
-        self._used.update(connection.alias for connection in fresh)
-        open_on = [state.connection.alias for state in self._before if not state.is_kept()]
+            if not state.is_kept():
+                open_on.append(state.connection.alias)
+        if self._used or len(_thread.watched) > len(self._before):
+            self._close_used(open_on)
+        return open_on
+
+    def _close_used(self, open_on: list[str]) -> None:
+        known = [state.connection for state in self._before]
+        for connection in _thread.watched:
+            if connection not in known:
+                # Made by this turn.
+                self._used.add(connection.alias)
+                state = _State(connection, False, 0, bool(connection.settings_dict["AUTOCOMMIT"]))
+                self._before.append(state)
+                if not state.is_kept():
+                    open_on.append(connection.alias)
         for state in self._before:
             connection = state.connection
             if connection.alias in self._used and not state.in_atomic_block and connection.alias not in open_on:
@@ -92,7 +104,6 @@ class TurnConnections:
                     open_on.append(connection.alias)
                 else:
                     connection.close()
-        return open_on
 
     def restore(self) -> None:
         """Undo what is still open: roll back to the caller's savepoint, or drop the connection."""
@@ -126,10 +137,6 @@ class TurnConnections:
 
 def _state(connection: BaseDatabaseWrapper) -> _State:
     return _State(connection, connection.in_atomic_block, len(connection.savepoint_ids), connection.autocommit)
-
-
-def _wants_autocommit(connection: BaseDatabaseWrapper) -> bool:
-    return bool(connection.settings_dict["AUTOCOMMIT"])
 
 
 def _in_transaction(raw: Any) -> bool:

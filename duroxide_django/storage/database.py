@@ -14,7 +14,7 @@ from django.utils.connection import ConnectionDoesNotExist
 
 from duroxide_django.conf import settings
 from duroxide_django.exceptions import ConfigurationError
-from duroxide_django.storage.clock import virtual_now_ms
+from duroxide_django.storage.clock import virtual_now_ms, virtual_time
 from duroxide_django.storage.fast import fast_cursor, keep_alive, prepared_cursor, set_up
 from duroxide_django.storage.features import Columns, Features, features_of
 from duroxide_django.storage.payloads import seal_rows
@@ -82,8 +82,9 @@ class Database:
     @property
     def now(self) -> str:
         """The SQL expression for now, in epoch milliseconds: the database's clock, or the virtual instant."""
-        virtual = virtual_now_ms()
-        return self.features.now if virtual is None else str(int(virtual))
+        # Not by virtual_now_ms(): each statement asks.
+        virtual = virtual_time.get()
+        return self.features.now if virtual is None or virtual.now_ms is None else str(int(virtual.now_ms))
 
     def now_ms(self) -> int:
         """Return the time by the database's clock (one query), or the virtual instant."""
