@@ -17,12 +17,13 @@ from duroxide_django.logs import describe, runtime_log
 from duroxide_django.runtime.claiming import Claimer
 from duroxide_django.runtime.config import Config
 from duroxide_django.runtime.metrics import Metrics
+from duroxide_django.runtime.postponed import Locked
 from duroxide_django.runtime.turns import Computed, park_ms, tries_before
 from duroxide_django.storage import activities, commits, turns
 from duroxide_django.storage.activities import Finished, Task
 from duroxide_django.storage.commits import Commit, Committed, Overtaken
 from duroxide_django.storage.database import Database
-from duroxide_django.storage.faults import is_transient
+from duroxide_django.storage.faults import is_locked, is_transient
 from duroxide_django.storage.health import REFUSED
 from duroxide_django.storage.shapes import plain, plain_json
 from duroxide_django.storage.turns import Claimed, Parked
@@ -31,6 +32,8 @@ T = TypeVar("T")
 
 #: After a turn was overtaken by another worker, turns are committed carefully for so long, in seconds.
 CAREFUL_S = 1.0
+#: After a statement waited for a locked row in vain, each turn is written on its own for this time, in seconds.
+AROUND_LOCKS_S = 0.2
 
 
 #: What concerns everything that is written, not a row.
@@ -54,6 +57,7 @@ class Batch:
         parked, discarded: instances to give back, the latter without their messages.
         interrupted: activities that a database's failure ended, with its text.
         foreign: completions that go by message.
+        again: what met a locked row before.
         tokens: the leases of the turns: one that is written lets go of it before the transaction is committed.
     """
 
@@ -62,6 +66,7 @@ class Batch:
     discarded: list[tuple[Claimed, list[int]]]
     interrupted: list[tuple[Task, str]]
     foreign: list[Finished]
+    again: Locked = field(default_factory=Locked)
     tokens: dict[int, int | None] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,7 +75,7 @@ class Batch:
     @property
     def givings_back(self) -> bool:
         """Whether it gives anything back that was leased."""
-        return bool(self.parked or self.discarded or self.interrupted)
+        return bool(self.parked or self.discarded or self.interrupted or self.again)
 
 
 class Committer:
@@ -78,6 +83,7 @@ class Committer:
 
     Attributes:
         careful_until: guards are not taken for granted before then, on the monotonic clock.
+        locked: what the last transaction left out because another one had locked its rows.
     """
 
     def __init__(self, config: Config, db: Database, metrics: Metrics, claimer: Claimer) -> None:
@@ -85,7 +91,16 @@ class Committer:
         self._db = db
         self._metrics = metrics
         self._claimer = claimer
-        self.careful_until = float("-inf")
+        self.careful_until = self._around_locks_until = float("-inf")
+        self.locked = Locked()
+
+    def goes_around_locks(self) -> bool:
+        """Return whether each part is written on its own, and left for later if its rows are locked."""
+        return time.monotonic() < self._around_locks_until
+
+    def note_lock(self) -> None:
+        """A statement waited for a locked row in vain: which one it was is found part by part."""
+        self._around_locks_until = time.monotonic() + AROUND_LOCKS_S
 
     def is_hasty(self) -> bool:
         """Return whether commits may take their guards for granted."""
@@ -105,6 +120,7 @@ class Committer:
 
     def write(self, batch: Batch, commit: Callable[[Sequence[Computed]], Committed]) -> Committed:
         """Write a batch, its turns by ``commit``; raises BatchRefused, or what that raises: nothing is written."""
+        self.locked = Locked()
         committed = commit(batch.turns) if batch.turns else Committed()
         if not (batch.givings_back or batch.foreign):
             return committed
@@ -119,23 +135,41 @@ class Committer:
             if isinstance(exc, _GENERAL) or is_transient(exc):
                 raise
             raise BatchRefused(exc) from exc
+        self._write_again(batch.again, committed)
         return committed
 
     def write_row_by_row(self, batch: Batch) -> Committed:
-        """Write each part of a batch in a savepoint of its own, so that a refused one spoils no other."""
+        """Write each part of a batch in a savepoint of its own, so that a refused or locked one spoils no other."""
         committed = Committed()
+        self.locked = Locked()
+        self._db.bound_waits(short=True)
         for item in batch.turns:
             self._alone(item.commit, committed)
-        for parked in batch.parked:
-            self._park(parked)
-        for task, error in batch.interrupted:
-            self._interrupt(task, error)
-        for discarded in batch.discarded:
-            what = f"the end of messages to {discarded[0].instance_id}"
-            self._first_accepted(what, partial(turns.discard, self._db, [discarded]))
-        for finished in batch.foreign:
-            committed.accepted += self._complete(finished)
+        rest = Locked(
+            parked=batch.parked, discarded=batch.discarded, interrupted=batch.interrupted, finished=batch.foreign
+        )
+        self._write_parts(rest, committed)
+        self._write_again(batch.again, committed)
         return committed
+
+    def _write_again(self, again: Locked, committed: Committed) -> None:
+        if again:
+            self._db.bound_waits(short=True)
+            self._write_parts(again, committed)
+            for task in activities.release(self._db, again.released):
+                self.locked.released.append(task)
+
+    def _write_parts(self, parts: Locked, committed: Committed) -> None:
+        for parked in parts.parked:
+            self._park(parked)
+        for task, error in parts.interrupted:
+            self._interrupt(task, error)
+        for discarded in parts.discarded:
+            what = f"the end of messages to {discarded[0].instance_id}"
+            later = partial(self.locked.discarded.append, discarded)
+            self._first_accepted(what, later, partial(turns.discard, self._db, [discarded]))
+        for finished in parts.finished:
+            committed.accepted += self._complete(finished)
 
     def _park(self, parked: Parked) -> None:
         ways = [parked]
@@ -143,11 +177,13 @@ class Committer:
             readable = {key: plain(value) if isinstance(value, str) else value for key, value in parked.blocked.items()}
             ways += [replace(parked, blocked=readable), replace(parked, blocked=None)]
         what = f"why {parked.claimed.instance_id} can't go on"
-        self._first_accepted(what, *(partial(turns.park, self._db, [way]) for way in ways))
+        later = partial(self.locked.parked.append, parked)
+        self._first_accepted(what, later, *(partial(turns.park, self._db, [way]) for way in ways))
 
     def _interrupt(self, task: Task, error: str) -> None:
         self._first_accepted(
             f"the interruption of activity {task.name}#{task.event_id} of {task.instance_id}",
+            partial(self.locked.interrupted.append, (task, error)),
             *(partial(activities.interrupt, self._db, [(task, text)]) for text in (error, plain(error))),
         )
 
@@ -169,6 +205,7 @@ class Committer:
         encodable = replace(finished, payload=plain_json(finished.payload))
         accepted = self._first_accepted(
             f"the result of activity {task.name}#{task.event_id} of {task.instance_id}",
+            partial(self.locked.finished.append, finished),
             partial(activities.complete, self._db, [finished]),
             partial(activities.complete, self._db, [encodable]),
             lambda: fail(refused[-1]),
@@ -179,11 +216,14 @@ class Committer:
         )
         return accepted or []
 
-    def _first_accepted(self, what: str, *ways: Callable[[], T], refused: list[Exception] | None = None) -> T | None:
+    def _first_accepted(
+        self, what: str, later: Callable[[], None], *ways: Callable[[], T], refused: list[Exception] | None = None
+    ) -> T | None:
         """Write something the first way that the database accepts, each in a savepoint; None: it refuses all.
 
         Args:
             what: names it in the log.
+            later: called instead if another transaction has locked its rows.
             refused: gets the errors.
         """
         for number, way in enumerate(ways):
@@ -191,6 +231,9 @@ class Committer:
                 with self._db.atomic():
                     return way()
             except Exception as exc:
+                if self._leaves(exc):
+                    later()
+                    return None
                 if isinstance(exc, _GENERAL) or is_transient(exc):
                     raise
                 if refused is not None:
@@ -215,6 +258,9 @@ class Committer:
             with self._db.atomic():
                 alone = self._write([commit], commits.commit)
         except Exception as exc:
+            if self._leaves(exc):
+                self._leave(commit)
+                return
             if isinstance(exc, _GENERAL) or is_transient(exc):
                 raise
             self._refused(commit, exc, together)
@@ -225,6 +271,22 @@ class Committer:
         together.wakes = together.wakes or alone.wakes
         together.offered = together.offered or alone.offered
         together.accepted += alone.accepted
+
+    def _leaves(self, error: Exception) -> bool:
+        """Return whether what met an error is left for later: a row that it needs is locked."""
+        return self._db.bounds_waits and is_locked(error)
+
+    def _leave(self, commit: Commit) -> None:
+        """Throw a turn away whose rows are locked: it is computed again once its lease can be given back."""
+        claimed = commit.claimed
+        self.locked.turns.add(claimed.key)
+        self.locked.finished += commit.finished
+        if claimed.token is not None:
+            self.locked.parked.append(Parked(claimed=claimed, delay_ms=0, blocked=None))
+        runtime_log.info(
+            "Another transaction has locked rows of an instance; its turn is tried again",
+            instance_id=claimed.instance_id,
+        )
 
     def _refused(self, commit: Commit, error: Exception, together: Committed) -> None:
         self._metrics.add("provider_errors")

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 
+from django.db import OperationalError
+
 from duroxide_django import wakeups
 from duroxide_django.engine.outcome import ContinuedAsNew
 from duroxide_django.engine.registry import Registry
@@ -26,6 +28,7 @@ from duroxide_django.runtime.committing import CAREFUL_S, Batch, BatchRefused, C
 from duroxide_django.runtime.config import Config
 from duroxide_django.runtime.fetching import Fetcher
 from duroxide_django.runtime.metrics import Metrics
+from duroxide_django.runtime.postponed import Locked, Postponed
 from duroxide_django.runtime.slots import Slots
 from duroxide_django.runtime.turns import Computed, TurnComputer, Work
 from duroxide_django.storage import commits
@@ -33,6 +36,7 @@ from duroxide_django.storage.activities import Finished, Task
 from duroxide_django.storage.clock import virtual_now_ms
 from duroxide_django.storage.commits import Commit, Committed
 from duroxide_django.storage.database import Database, new_token
+from duroxide_django.storage.faults import is_locked
 from duroxide_django.storage.turns import Claimed, Parked
 
 #: After the database failed, everything is leased for so long, in seconds: where nothing can be written, a look that
@@ -72,6 +76,7 @@ class Dispatcher:
         self.discarded: list[tuple[Claimed, list[int]]] = []
         self.held_back: list[Finished] = []
         self.interrupted: list[tuple[Task, str]] = []
+        self.postponed = Postponed()
         self.suspect: Work | None = None
         # What the watchdog looks at, from its own thread.
         self.turn: tuple[Work, float] | None = None
@@ -134,7 +139,7 @@ class Dispatcher:
             works.append(suspect)
         if turn is not None:
             works.append(turn[0])
-        found = [*self.slots.finished(), *self.foreign, *self.held_back]
+        found = [*self.slots.finished(), *self.foreign, *self.held_back, *self.postponed.finished()]
         found += [item for work in works for item in work.finished]
         return found + [item for computed in self.pending for item in computed.commit.finished]
 
@@ -154,11 +159,15 @@ class Dispatcher:
             self._compute(suspect)
         foreign = self._sort_finished() if self.suspect is None else []
         self.interrupted += self.slots.take_interrupted()
+        again = self.postponed.take()
+        # What is given back can be claimed, and a lock may have gone with what a client sent.
+        self.claims = self.claims or bool(again)
         self.slots.begin_suspect(quiet=not (self.pending or self.parked or self.suspect))
         claiming = claiming and not self.slots.isolates()
         claims = claiming and self.claims and self.config.runs_orchestrations and self.suspect is None
         capacity = self._room if self.fetches else 0
-        if not (self.pending or self.parked or self.discarded or self.interrupted or foreign or claims or capacity):
+        givings_back = self.parked or self.discarded or self.interrupted or again
+        if not (self.pending or givings_back or foreign or claims or capacity):
             return False
         taken = Batch(
             turns=self.pending,
@@ -166,6 +175,7 @@ class Dispatcher:
             discarded=self.discarded,
             interrupted=self.interrupted,
             foreign=foreign,
+            again=again,
         )
         self.pending, self.parked, self.discarded, self.interrupted = [], [], [], []
         with self.counting:
@@ -180,7 +190,12 @@ class Dispatcher:
                 self.parked += taken.parked
                 self.discarded += taken.discarded
                 self.interrupted += taken.interrupted
+                if again:
+                    self.postponed.add(again)
                 raise
+            if self.committer.locked:
+                self.postponed.add(self.committer.locked)
+                self.committer.locked = Locked()
             self._after_commit(taken.turns, committed)
         for task in tasks:
             self.slots.submit(task)
@@ -209,6 +224,11 @@ class Dispatcher:
             # The long way finds out which turn it was.
             self.committer.be_careful()
             return
+        except OperationalError as exc:
+            if not is_locked(exc):
+                raise
+            self.committer.note_lock()
+            return
         computed, taken.turns = taken.turns, []
         self._keep_executions(computed, committed)
         self._note_offers(committed)
@@ -221,7 +241,7 @@ class Dispatcher:
         committer = self.committer
         commit = committer.in_one_go if committer.is_hasty() else committer.step_by_step
         write: Callable[[Batch], Committed] = partial(committer.write, commit=commit)
-        if self.claimer.goes_row_by_row():
+        if self.claimer.goes_row_by_row() or committer.goes_around_locks():
             write = committer.write_row_by_row
         while True:
             try:
@@ -233,6 +253,11 @@ class Dispatcher:
                 runtime_log.warning(
                     "The database refused a batch; writing it row by row", error=describe(refused.error)
                 )
+                write = committer.write_row_by_row
+            except OperationalError as exc:
+                if not (self.db.bounds_waits and is_locked(exc)) or write == committer.write_row_by_row:
+                    raise
+                committer.note_lock()
                 write = committer.write_row_by_row
 
     def _transact(
@@ -250,6 +275,8 @@ class Dispatcher:
         # A claim is one statement, and what it leased is read in peace: it needs no transaction around it.
         bare = relaxed and capacity <= 0 and not taken.givings_back
         with nullcontext() if bare else self.db.atomic():
+            if not bare:
+                self.db.bound_waits()
             committed = write(taken)
             # Before the claim: it may find the same instances again.
             self._keep_executions(taken.turns, committed)
@@ -317,7 +344,14 @@ class Dispatcher:
 
     def _fetch(self, capacity: int, *, relaxed: bool) -> list[Task]:
         self.fetches = False
-        found = self.fetcher.fetch(capacity, relaxed=relaxed)
+        try:
+            # A savepoint only where another session's lock may have to be passed over.
+            with self.db.atomic() if self.committer.goes_around_locks() else nullcontext():
+                found = self.fetcher.fetch(capacity, relaxed=relaxed)
+        except OperationalError as exc:
+            if not (self.committer.goes_around_locks() and is_locked(exc)):
+                raise
+            return []
         # There may be more, for when slots are free again.
         self.fetches = self.fetcher.left_some
         self._left_to_fetch = self._left_to_fetch and self.fetches
@@ -457,7 +491,8 @@ class Dispatcher:
                 if claimed.token is None and not commit.finished:
                     # A claim with leases passes it over, a look without would come back at once.
                     self.claimer.lease_for(CAREFUL_S)
-                runtime_log.info("A computed turn was overtaken and thrown away", instance_id=claimed.instance_id)
+                if claimed.key not in self.committer.locked.turns:
+                    runtime_log.info("A computed turn was overtaken and thrown away", instance_id=claimed.instance_id)
             elif execution is not None and commit.result.outcome is None:
                 claimed.token = None
                 claimed.status = "Running"

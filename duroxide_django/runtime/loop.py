@@ -28,12 +28,13 @@ from duroxide_django.runtime.housekeeping import Housekeeping
 from duroxide_django.runtime.leases import Keeper, Leases
 from duroxide_django.runtime.listener import DataVersion, Listener
 from duroxide_django.runtime.metrics import Metrics
+from duroxide_django.runtime.postponed import Locked
 from duroxide_django.runtime.slots import BACKLOG_MS, ThreadSlots
 from duroxide_django.runtime.watchdog import Watchdog
 from duroxide_django.storage import activities, inbox, turns, workers
 from duroxide_django.storage.activities import Task
 from duroxide_django.storage.database import Database, forget_queries
-from duroxide_django.storage.faults import DatabaseFile, is_transient
+from duroxide_django.storage.faults import DatabaseFile, is_locked, is_transient
 from duroxide_django.storage.shapes import plain_json
 
 BEAT_MS = 5_000
@@ -43,6 +44,8 @@ SESSION_CLEANUP_MS = 300_000
 ORPHAN_MS = 60_000
 #: How often a worker looks for schedule-to-start deadlines that others set.
 DEADLINES_MS = 30_000
+#: When an activity is looked at again that nobody began in time and whose row was locked, milliseconds.
+LOCKED_DEADLINE_MS = 250
 #: After a row that can't be read or written, everything is read and written row by row for this time, in seconds.
 ROW_BY_ROW_S = 60.0
 #: How often SQLite is asked whether another process wrote: soon after work, and when idle; seconds.
@@ -212,6 +215,7 @@ class Loop(threading.Thread):
         names = self._next.keys() - (set() if self.slots.has_backlog() else {"backlog"})
         until = min([self._poll_at, self.leases.next_at(), *(self._next[name] for name in names)])
         until = min(until, self._hints.next_at(), self.slots.limited.next_s() or until)
+        until = min(until, self.dispatcher.postponed.next_at())
         for moment in (self.dispatcher.next_timer_ms, self.dispatcher.next_deadline_ms):
             if moment is not None:
                 until = min(until, now + max(0, moment - self.dispatcher.now_ms()) / 1000)
@@ -282,7 +286,7 @@ class Loop(threading.Thread):
             # Short activities behind long ones: others may have free slots.
             waiting = self.slots.unstarted(longer_than_ms=2 * BACKLOG_MS)
             if waiting:
-                activities.release(self.db, waiting)
+                self._release(waiting)
                 self.dispatcher.fetcher.forbid_eager()
                 self._announce(wakeups.ACTIVITIES)
         self._tend("renewing leases", partial(self.leases.renew, self.db))
@@ -310,6 +314,9 @@ class Loop(threading.Thread):
         except (ConfigurationError, DatabaseFileReplaced):
             raise
         except Exception as exc:
+            if self.db.bounds_waits and is_locked(exc):
+                # Its row is free again when this job is due again, or somebody else has done it.
+                return
             if is_transient(exc) or self.db.connection.in_atomic_block:
                 raise
             self.metrics.add("provider_errors")
@@ -338,6 +345,9 @@ class Loop(threading.Thread):
             if expired := activities.expire_unstarted(self.db):
                 dispatcher.claims = True
             dispatcher.next_deadline_ms = activities.next_deadline_ms(self.db)
+        if self._deadline_passed():
+            # A transaction has locked its row.
+            dispatcher.next_deadline_ms = dispatcher.now_ms() + LOCKED_DEADLINE_MS
         self.metrics.add("activity_app_errors", expired)
 
     def _deadline_passed(self) -> bool:
@@ -405,7 +415,7 @@ class Loop(threading.Thread):
         """Give back what waits for a slot; returns whether nothing of this process is left to commit."""
         self._give_back_unstarted()
         overdue = time.monotonic() >= (self._stopping or 0.0)
-        if (more or self.slots.tasks()) and not overdue:
+        if (more or self.slots.tasks() or self.dispatcher.postponed) and not overdue:
             return False
         dispatcher = self.dispatcher
         if dispatcher.suspect is not None:
@@ -437,7 +447,12 @@ class Loop(threading.Thread):
     def _give_back_unstarted(self) -> None:
         waiting = self.slots.unstarted()
         if waiting:
-            activities.release(self.db, waiting)
+            self._release(waiting)
+
+    def _release(self, tasks: list[Task]) -> None:
+        """Give activities back that have not begun; those whose rows are locked, later."""
+        if locked := activities.release(self.db, tasks):
+            self.dispatcher.postponed.add(Locked(released=locked))
 
 
 def _code(handlers: dict[str, Any]) -> set[tuple[str, str]]:

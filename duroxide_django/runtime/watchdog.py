@@ -156,7 +156,7 @@ class Watchdog(threading.Thread):
                 Parked(claimed=work.claimed, delay_ms=_PAUSE_MS, blocked=blocked, keep_attempt=True),
             )
         with db.atomic():
-            turns.park(db, [*parked, *dispatcher.parked])
+            turns.park(db, [*parked, *dispatcher.parked, *dispatcher.postponed.parked()])
             activities.complete(db, list({item.task.lease: item for item in finished}.values()))
             activities.release(db, loop.slots.unstarted())
             activities.release(db, loop.slots.tasks(), begun=True)

@@ -535,7 +535,8 @@ def record_progress(db: Database, progress: Sequence[tuple[Task, str]]) -> None:
 
 
 def record_deadlines(db: Database, deadlines: Sequence[tuple[Task, int]]) -> None:
-    """Note when running activities will time out: (task, milliseconds from now)."""
+    """Note when running activities will time out: (task, milliseconds from now); a row that is locked does without."""
+    free, free_parameters = _free(db, [task for task, _ in deadlines])
     columns = (*_LEASE_COLUMNS, ("left_ms", "bigint"))
     values = [(task.instance, task.id, task.token, left_ms) for task, left_ms in deadlines]
     source, parameters = db.rows(columns, values)
@@ -543,8 +544,8 @@ def record_deadlines(db: Database, deadlines: Sequence[tuple[Task, int]]) -> Non
         f"""
         UPDATE duroxide_activity_task SET deadline_ms = {db.now} + r.left_ms FROM {source}
         WHERE duroxide_activity_task.instance_id = r.instance AND duroxide_activity_task.id = r.id
-            AND duroxide_activity_task.lease_token = r.token""",
-        parameters,
+            AND duroxide_activity_task.lease_token = r.token AND {free}""",
+        [*parameters, *free_parameters],
     )
 
 
@@ -558,8 +559,11 @@ def still_wanted(db: Database, tasks: Sequence[Task]) -> set[int]:
 
 def release(
     db: Database, tasks: Sequence[Task], *, delay_ms: int = 0, error: str | None = None, begun: bool = False
-) -> None:
+) -> list[Task]:
     """Give leased tasks back; the fetch doesn't count unless ``error`` is given.
+
+    Returns:
+        those whose rows a transaction has locked: they are still leased.
 
     Args:
         delay_ms: milliseconds until they can be fetched again; 0: at once, and those that never began keep their
@@ -567,17 +571,20 @@ def release(
         begun: they ran, so their schedule-to-start time has been kept.
     """
     if not tasks:
-        return
-    condition, parameters = _leased(db, tasks)
+        return []
+    condition, parameters = _free(db, tasks)
     moved = bool(delay_ms or begun)
-    db.execute(
+    found = db.fetch(
         f"""
         UPDATE duroxide_activity_task SET lease_token = NULL, lease_until_ms = 0, worker = NULL, deadline_ms = NULL,
             attempts = attempts - %s, visible_at_ms = {f"{db.now} + %s" if moved else "visible_at_ms"},
             last_error = COALESCE(%s, last_error), start_by_ms = {"NULL" if begun else "start_by_ms"}
-        WHERE {condition}""",
+        WHERE {condition} RETURNING id""",
         [0 if error else 1, *([delay_ms] if moved else []), seal(error), *parameters],
     )
+    released = {key for (key,) in found}
+    held = still_wanted(db, [task for task in tasks if task.id not in released])
+    return [task for task in tasks if task.id in held]
 
 
 _INTERRUPTED_COLUMNS = (*_LEASE_COLUMNS, ("delay", "bigint"), ("error", "payload"))
@@ -629,11 +636,16 @@ def give_back(db: Database, keys: Sequence[tuple[int, int]], *, delay_ms: int = 
 
 
 def expire_unstarted(db: Database) -> int:
-    """Fail activities that no worker began within their schedule-to-start time; returns how many (W19)."""
+    """Fail activities that no worker began within their schedule-to-start time; returns how many (W19).
+
+    One that a transaction has locked is left for a later call.
+    """
+    condition = f"start_by_ms <= {db.now} AND lease_until_ms <= {db.now} AND attempts = 0"
+    if db.features.has_row_locks:
+        condition = f"""(instance_id, id) IN (SELECT instance_id, id FROM duroxide_activity_task WHERE {condition}
+            FOR UPDATE {db.features.skip_locked})"""
     found = db.fetch(
-        f"""
-        DELETE FROM duroxide_activity_task WHERE start_by_ms <= {db.now} AND lease_until_ms <= {db.now} AND attempts = 0
-        RETURNING instance_id, execution_id, event_id, name, tag"""
+        f"DELETE FROM duroxide_activity_task WHERE {condition} RETURNING instance_id, execution_id, event_id, name, tag"
     )
     send(
         db,

@@ -15,7 +15,14 @@ from django.utils.connection import ConnectionDoesNotExist
 from duroxide_django.conf import settings
 from duroxide_django.exceptions import ConfigurationError
 from duroxide_django.storage.clock import virtual_now_ms, virtual_time
-from duroxide_django.storage.fast import fast_cursor, keep_alive, prepared_cursor, set_up
+from duroxide_django.storage.fast import (
+    LOCK_WAIT_MS,
+    SHORT_LOCK_WAIT_MS,
+    fast_cursor,
+    keep_alive,
+    prepared_cursor,
+    set_up,
+)
 from duroxide_django.storage.features import Columns, Features, features_of
 from duroxide_django.storage.payloads import seal_rows
 
@@ -45,6 +52,8 @@ class Database:
         except ConnectionDoesNotExist as exc:
             raise ConfigurationError(f"The database alias {alias!r} is not in DATABASES.") from exc
         self._fast = self._prepares = False
+        #: Whether statements give up soon where a row is locked (see ``bound_waits``).
+        self.bounds_waits = False
         self._idle_ms = IDLE_MS
         self._collected: list[Statement] | None = None
 
@@ -59,6 +68,7 @@ class Database:
         # What is set up for one session would go back into a pool.
         pooled = bool(self.connection.settings_dict["OPTIONS"].get("pool"))
         database._fast = self.features.has_prepared_statements and settings.PREPARED_STATEMENTS and not pooled
+        database.bounds_waits = self.features.has_row_locks
         return database
 
     def prepared(self) -> Database:
@@ -73,6 +83,17 @@ class Database:
             keep_alive(self.connection)
         if self._fast:
             set_up(self.connection, idle_ms=self._idle_ms)
+
+    def bound_waits(self, *, short: bool = False) -> None:
+        """Have this transaction's statements of ``for_loop`` give up where a row stays locked (see fast.LOCK_WAIT_MS).
+
+        Args:
+            short: wait for a moment only: what follows concerns single instances.
+        """
+        if not self.bounds_waits or (self._fast and not short):
+            return  # The connection is set up so.
+        wait_ms = SHORT_LOCK_WAIT_MS if short else LOCK_WAIT_MS
+        self.fetch(f"SELECT set_config('lock_timeout', '{wait_ms}', true)")
 
     @property
     def connection(self) -> BaseDatabaseWrapper:

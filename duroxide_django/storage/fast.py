@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
+from weakref import WeakSet
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -20,6 +21,12 @@ PLANNER_OPTIONS = (
     "SET enable_seqscan = off; SET enable_sort = off; SET enable_hashjoin = off; SET enable_mergejoin = off; "
     "SET enable_material = off; SET plan_cache_mode = force_generic_plan; SET jit = off"
 )
+
+#: Milliseconds that a statement of the loop waits for a lock. Whoever holds a row for longer, such as a view with an
+#: open transaction, must not stop all the others; and the loop never is part of a deadlock that lasts.
+LOCK_WAIT_MS = 50
+#: The same for a statement that concerns one instance only, after another one has waited in vain.
+SHORT_LOCK_WAIT_MS = 2
 
 #: libpq's options for a server whose host is gone without a word: noticed after a minute, not after two hours. Those
 #: of the alias's OPTIONS have precedence.
@@ -42,6 +49,11 @@ _SERVER_OPTIONS = (
     "WHERE current_setting('idle_in_transaction_session_timeout') = '0'"
 )
 
+_SETTINGS = f"{PLANNER_OPTIONS}; SET lock_timeout = {LOCK_WAIT_MS}; {_SERVER_OPTIONS}"
+
+#: psycopg's connections that are set up.
+_set_up: WeakSet[Any] = WeakSet()
+
 
 def set_up(connection: BaseDatabaseWrapper, *, idle_ms: int) -> None:
     """Make a connection the engine loop's own, unless it is; call it outside of transactions.
@@ -51,10 +63,12 @@ def set_up(connection: BaseDatabaseWrapper, *, idle_ms: int) -> None:
     """
     connection.ensure_connection()
     raw: Any = connection.connection
-    if raw.prepare_threshold != PREPARE_THRESHOLD:
+    # The project may have set the threshold, to the same number too: that says nothing of the rest.
+    if raw not in _set_up:
         with connection.wrap_database_errors:
-            raw.execute(f"{PLANNER_OPTIONS}; {_SERVER_OPTIONS.format(idle_ms=int(idle_ms))}", prepare=False)
+            raw.execute(_SETTINGS.format(idle_ms=int(idle_ms)), prepare=False)
         raw.prepare_threshold = PREPARE_THRESHOLD
+        _set_up.add(raw)
 
 
 @contextmanager

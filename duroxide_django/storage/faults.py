@@ -80,6 +80,11 @@ def _passes(error: BaseException) -> bool:
     return any(base.__name__ in _OF_THE_CONNECTION and base.__module__ == "psycopg" for base in type(error).__mro__)
 
 
+def is_locked(error: BaseException) -> bool:
+    """Return whether a statement gave up waiting for a row that another transaction had locked."""
+    return getattr(error.__cause__, "sqlstate", None) == "55P03"
+
+
 def is_well(connection: BaseDatabaseWrapper) -> bool:
     """Return whether a connection can be made, or works, to a database that takes writes.
 

@@ -30,6 +30,7 @@ class SqliteFeatures:
     begins_immediately = True
     #: May several statements be one through data-modifying WITH queries?
     has_writable_cte = False
+    has_row_locks = False
     #: Are pairs of columns looked up by an index if they are compared with a subquery's?
     joins_pairs = False
     #: Evaluated by a statement, it lets the transaction's commit return before it is on disk.
@@ -113,6 +114,7 @@ class PostgresFeatures:
     lists_sessions = True
     begins_immediately = False
     has_writable_cte = True
+    has_row_locks = True
     joins_pairs = True
     try_retention_lock = "pg_try_advisory_xact_lock(hashtext('duroxide.retention'), hashtext(current_schema()))"
     relaxed_commit = "(SELECT set_config('synchronous_commit', 'off', true))"

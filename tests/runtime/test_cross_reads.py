@@ -7,6 +7,7 @@ import time
 import pytest
 
 from duroxide_django.models import Instance
+from duroxide_django.storage import fast
 from duroxide_django.testing import virtual_clock
 from tests.runtime.program import take_for_quick, work
 
@@ -65,8 +66,9 @@ class TestAFaultOfTheDatabase:
 
 
 class TestWaiting:
-    def test_is_not_hanging(self, client, locked, holder, start_runtime, settings, wait_until, caplog):
+    def test_is_not_hanging(self, client, locked, holder, start_runtime, settings, wait_until, caplog, monkeypatch):
         """However long the database takes: the process would be replaced in vain."""
+        monkeypatch.setattr(fast, "_SETTINGS", f"{fast._SETTINGS}; SET lock_timeout = 0")
         settings.DUROXIDE = {**settings.DUROXIDE, "TURN_TIMEOUT_MS": 500}
         runtime = start_runtime()
         dispatcher = runtime._loop.dispatcher

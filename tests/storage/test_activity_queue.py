@@ -129,6 +129,40 @@ class TestLease:
         assert rows[free.id].lease_until_ms > rows[locked.id].lease_until_ms + 40_000
         assert (rows[locked.id].progress, rows[free.id].progress) == (None, '"half"')
 
+    @pytest.mark.parametrize("backend", ["postgres"], indirect=True)
+    def test_of_a_locked_row_is_left_for_later(self, database, schedule, fetch, backend, holder):
+        """What the loop does with activities waits for nobody: it learns which are left."""
+        schedule("A", "B")
+        locked, free = fetch(lease_ms=10_000)
+        holder.execute("SELECT 1 FROM duroxide_activity_task WHERE id = %s FOR UPDATE", [locked.id])
+        database.execute("SET statement_timeout = 5000")
+        try:
+            activities.record_deadlines(database, [(locked, 1_000), (free, 1_000)])
+            rows = {row.id: row.deadline_ms for row in ActivityTask.objects.using(backend).all()}
+            assert rows[locked.id] is None
+            assert rows[free.id] is not None
+            assert activities.release(database, [locked, free]) == [locked]
+        finally:
+            database.execute("RESET statement_timeout")
+        holder.rollback()
+        assert activities.release(database, [locked, free]) == []
+        assert set(ActivityTask.objects.using(backend).values_list("attempts", "lease_token")) == {(0, None)}
+
+    @pytest.mark.parametrize("backend", ["postgres"], indirect=True)
+    def test_that_nobody_took_in_time_waits_for_no_lock(self, database, schedule, backend, holder):
+        schedule("A", "B")
+        first = ActivityTask.objects.using(backend).order_by("id")[0].id
+        ActivityTask.objects.using(backend).update(start_by_ms=1)
+        holder.execute("SELECT 1 FROM duroxide_activity_task WHERE id = %s FOR UPDATE", [first])
+        database.execute("SET statement_timeout = 5000")
+        try:
+            assert activities.expire_unstarted(database) == 1
+        finally:
+            database.execute("RESET statement_timeout")
+        holder.rollback()
+        assert activities.expire_unstarted(database) == 1
+        assert not ActivityTask.objects.using(backend).exists()
+
     def test_is_renewed_by_its_holder_only(self, database, schedule, fetch, backend):
         """A stale token renews nothing, and learns that it isn't wanted any more."""
         schedule("A")
