@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from asgiref.sync import sync_to_async
 
@@ -31,12 +30,9 @@ from duroxide_django.storage.findings import Finding
 from duroxide_django.storage.health import OVERDUE_MS
 from duroxide_django.storage.pending import Pending
 from duroxide_django.storage.rewind_plan import Rewound
-from duroxide_django.waiting import Wait
 
 if TYPE_CHECKING:
     from duroxide_django.client import Client
-
-T = TypeVar("T")
 
 
 class AsyncTwins:
@@ -314,7 +310,7 @@ class AsyncTwins:
 
     async def await_for_orchestration(self, instance_id: str, timeout_ms: int = 30_000) -> OrchestrationResult:
         """See wait_for_orchestration()."""
-        return await self._await(self._sync._until_ended(instance_id, timeout_ms))
+        return await self._sync._until_ended(instance_id, timeout_ms).arun(self._sync.db)
 
     async def await_for_orchestration_typed(
         self, instance_id: str, timeout_ms: int = 30_000, result_type: Any = None
@@ -329,22 +325,14 @@ class AsyncTwins:
         """See wait_for_status_change()."""
         wait = self._sync._until_status_change(instance_id, last_seen_version, poll_interval_ms, timeout_ms)
         try:
-            return await self._await(wait)
+            return await wait.arun(self._sync.db)
         except WaitTimeout:
             return None
 
     async def await_for_kv_value(self, instance_id: str, key: str, timeout_ms: int = 30_000) -> str:
         """See wait_for_kv_value()."""
-        return await self._await(self._sync._until_kv_value(instance_id, key, timeout_ms))
+        return await self._sync._until_kv_value(instance_id, key, timeout_ms).arun(self._sync.db)
 
     async def await_for_kv_value_typed(self, instance_id: str, key: str, timeout_ms: int = 30_000) -> Any:
         """See wait_for_kv_value_typed()."""
         return json.loads(await self.await_for_kv_value(instance_id, key, timeout_ms))
-
-    async def _await(self, wait: Wait[T]) -> T:
-        await sync_to_async(wait.refuse_in_transaction)(self._sync.db)
-        for pause_s in wait.pauses():
-            if (found := await sync_to_async(wait.look)()) is not None:
-                return found
-            await asyncio.sleep(pause_s)
-        raise wait.timed_out()

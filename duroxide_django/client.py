@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from django.db import connections
 
@@ -37,8 +36,6 @@ from duroxide_django.standalone import ensure_django
 from duroxide_django.storage import client_reads, inbox, retention
 from duroxide_django.storage.database import Database
 from duroxide_django.waiting import Wait
-
-T = TypeVar("T")
 
 FAIL = "fail"
 IGNORE = "ignore"
@@ -278,7 +275,7 @@ class Client(AsyncTwins, OperationsClient, AdminClient):
             WaitTimeout: it has not ended in time, or is unknown.
             WaitInTransaction: called inside atomic() on the same alias.
         """
-        return self._wait(self._until_ended(instance_id, timeout_ms))
+        return self._until_ended(instance_id, timeout_ms).run(self.db)
 
     def wait_for_orchestration_typed(self, instance_id: str, timeout_ms: int = 30_000, result_type: Any = None) -> Any:
         """Wait like wait_for_orchestration(); returns the output itself, as ``result_type`` if given.
@@ -295,7 +292,7 @@ class Client(AsyncTwins, OperationsClient, AdminClient):
 
         Args:
             last_seen_version: the version seen last, 0 at first.
-            poll_interval_ms: longest pause between two looks, milliseconds.
+            poll_interval_ms: longest pause between two looks where the database can't tell of changes, milliseconds.
             timeout_ms: milliseconds to wait at the most.
 
         Returns:
@@ -305,7 +302,7 @@ class Client(AsyncTwins, OperationsClient, AdminClient):
         """
         wait = self._until_status_change(instance_id, last_seen_version, poll_interval_ms, timeout_ms)
         try:
-            return self._wait(wait)
+            return wait.run(self.db)
         except WaitTimeout:
             return None
 
@@ -315,7 +312,7 @@ class Client(AsyncTwins, OperationsClient, AdminClient):
         Raises:
             WaitTimeout: it does not exist in time.
         """
-        return self._wait(self._until_kv_value(instance_id, key, timeout_ms))
+        return self._until_kv_value(instance_id, key, timeout_ms).run(self.db)
 
     def wait_for_kv_value_typed(self, instance_id: str, key: str, timeout_ms: int = 30_000) -> Any:
         """Wait like wait_for_kv_value(); returns the JSON-decoded value."""
@@ -350,7 +347,7 @@ class Client(AsyncTwins, OperationsClient, AdminClient):
         check_whole(last_seen_version, "last_seen_version")
         check_delay_ms(poll_interval_ms, "poll_interval_ms")
         what = f"The custom status of {instance_id!r} has not changed"
-        return Wait(changed, timeout_ms, what, instance_id, longest_ms=poll_interval_ms)
+        return Wait(changed, timeout_ms, what, instance_id, poll_ms=poll_interval_ms)
 
     def _until_kv_value(self, instance_id: str, key: str, timeout_ms: int) -> Wait[str]:
         what = f"KV key {key!r} of instance {instance_id!r} is not set"
@@ -367,14 +364,6 @@ class Client(AsyncTwins, OperationsClient, AdminClient):
                 is_cancelled=result.is_cancelled,
             )
         return result.output if result_type is None else decode_as(result.output, result_type)
-
-    def _wait(self, wait: Wait[T]) -> T:
-        wait.refuse_in_transaction(self.db)
-        for pause_s in wait.pauses():
-            if (found := wait.look()) is not None:
-                return found
-            time.sleep(pause_s)
-        raise wait.timed_out()
 
     def _dump(self, value: Any, what: str) -> str:
         return dumps(value, what=what, max_bytes=settings.MAX_PAYLOAD_BYTES)

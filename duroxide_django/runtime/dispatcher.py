@@ -99,6 +99,8 @@ class Dispatcher:
         self.next_deadline_ms: int | None = None
         self._room = 0
         self.announce: Callable[[str], None] = lambda _what: None
+        #: What clients wait for.
+        self.watched = wakeups.Watched()
         # Told what each look at a queue gave.
         self.found: Callable[[str, int, bool], None] = lambda _what, _count, _plenty: None
         self.next_timer_ms: int | None = None
@@ -449,6 +451,8 @@ class Dispatcher:
         for finished in committed.accepted:
             accounting.count_activity(self.metrics, finished)
         self._tell_others(computed, committed)
+        if self.watched.any:
+            self._tell_clients(computed, committed)
         for fire_at_ms in committed.timers_ms:
             if self.next_timer_ms is None or fire_at_ms < self.next_timer_ms:
                 self.next_timer_ms = fire_at_ms
@@ -474,6 +478,15 @@ class Dispatcher:
             self.announce(wakeups.TURNS)
         if elsewhere or (sessions and self.config.serial_sessions):
             self.announce(wakeups.ACTIVITIES)
+
+    def _tell_clients(self, computed: list[Computed], committed: Committed) -> None:
+        """Wake clients that wait for an end, a custom status or a KV entry of one of these instances."""
+        changed = []
+        for item in computed:
+            claimed, result = item.commit.claimed, item.commit.result
+            if claimed.key in committed.done and (result.outcome is not None or result.status_changed or result.kv):
+                changed.append(claimed.instance_id)
+        self.watched.tell(self.db, changed)
 
     def _keep_executions(self, computed: list[Computed], committed: Committed) -> None:
         """Cache the live executions of committed turns; close those that ended or were overtaken."""

@@ -12,7 +12,7 @@ from django.db import connections
 from duroxide_django.logs import describe, runtime_log
 from duroxide_django.storage.database import Database
 from duroxide_django.storage.fast import keep_alive
-from duroxide_django.wakeups import ANYTHING, CHANNEL, parse
+from duroxide_django.wakeups import ANYTHING, CHANNEL, WATCHED, parse
 
 #: Longest time between two looks at the stop flag, in seconds.
 _TICK_S = 1.0
@@ -22,16 +22,24 @@ _RETRY_S = 2.0
 class Listener(threading.Thread):
     """Calls ``wake`` for every NOTIFY; holds a connection of its own and reconnects when it breaks."""
 
-    def __init__(self, db: Database, wake: Callable[[str, bool], None], pause_s: Callable[[str], float]) -> None:
+    def __init__(
+        self,
+        db: Database,
+        wake: Callable[[str, bool], None],
+        pause_s: Callable[[str], float],
+        note_watched: Callable[[str], None],
+    ) -> None:
         """
         Args:
             wake: gets what the hint is about, and whether it is bundled (see wakeups).
             pause_s: seconds for which hints that follow this one may wait; they come together then.
+            note_watched: gets the payload of each hint on WATCHED.
         """
         super().__init__(name="duroxide-listen", daemon=True)
         self._db = db
         self._wake = wake
         self._pause_s = pause_s
+        self._note_watched = note_watched
         self._ended = threading.Event()
         self._failing = False
 
@@ -59,12 +67,15 @@ class Listener(threading.Thread):
         wrapper.ensure_connection()
         connection: Any = wrapper.connection
         with wrapper.cursor() as cursor:
-            cursor.execute(f"LISTEN {CHANNEL}")
+            cursor.execute(f"LISTEN {CHANNEL}; LISTEN {WATCHED}")
         self._failing = False
         # Something may have been enqueued before LISTEN took effect.
         self._wake(ANYTHING, False)
         while not self._ended.is_set():
-            hints = [*connection.notifies(timeout=_TICK_S, stop_after=1), *connection.notifies(timeout=0)]
+            received = [*connection.notifies(timeout=_TICK_S, stop_after=1), *connection.notifies(timeout=0)]
+            hints = [hint for hint in received if hint.channel == CHANNEL]
+            if len(hints) < len(received):
+                self._note_watched(" ".join(hint.payload for hint in received if hint.channel == WATCHED))
             # All that came during the pause, each kind once: many processes may send more than could be heeded.
             for what, bundled in dict(sorted(parse(hint.payload) for hint in hints)).items():
                 self._wake(what, bundled)

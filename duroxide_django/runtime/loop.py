@@ -128,7 +128,7 @@ class Loop(threading.Thread):
             self.db.connection.transaction_mode = "IMMEDIATE"  # type: ignore[attr-defined]
         wakeups.subscribe(self.db.alias, self.hint)
         if self.db.features.has_notify and self.config.notify:
-            self._listener = Listener(self.db, self._hint_from_afar, self._hints.pace_s)
+            self._listener = Listener(self.db, self._hint_from_afar, self._hints.pace_s, self.dispatcher.watched.note)
             self._listener.start()
         if settings.RETENTION:
             self._housekeeping = Housekeeping(Database(self.db.alias), self.config.worker_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from duroxide_django.storage.database import Database
@@ -42,6 +43,30 @@ def status(db: Database, instance_id: str) -> StatusRow | None:
         custom_status_version=version,
         is_cancelled=bool(is_cancelled),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Something that changes with each committed turn.
+
+    Attributes:
+        shown: what clients wait for, but for KV entries.
+        mark: see Claimed.
+    """
+
+    shown: tuple[int, str, int]
+    mark: int
+
+
+def states(db: Database, instance_ids: Sequence[str]) -> dict[str, State]:
+    """Return the states of instances by id; unknown ones are left out."""
+    if not instance_ids:
+        return {}
+    among, parameter = db.any_of("instance_id", instance_ids)
+    found = db.fetch(
+        f"SELECT instance_id, id, status, custom_status_version, mark FROM duroxide_instance WHERE {among}", [parameter]
+    )
+    return {name: State((key, state, version), mark) for name, key, state, version, mark in found}
 
 
 def custom_status_version(db: Database, instance_id: str) -> tuple[int, bool, int] | None:
