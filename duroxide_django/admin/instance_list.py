@@ -133,7 +133,7 @@ def listed(db: Database, page: KeysetPage, now_ms: int) -> list[ListedInstance]:
                 state=states.of_instance(row, works=pending.works(situation)),
                 phrase=pending.list_phrase(row, situation, now_ms, buffers=settings.BUFFER_EVENTS),
                 progress=progress(row.custom_status) if row.is_open else None,
-                custom_status=payloads.mask_text(row.custom_status or "", masked_keys()),
+                custom_status=payloads.mask_text(row.custom_status or "", masked_keys()) if row.is_open else "",
                 started=moment(row.created_ms),
                 ago=_("%(time)s ago") % {"time": about(now_ms - row.created_ms)},
                 url=address("instance_change", row.key),

@@ -359,7 +359,9 @@ def _shown_relative(member: instance_pages.RelativeRow, indent: int, own: State)
         version=member.version or "",
         state=own
         if member.depth == 0
-        else states.of_relative(member.status, is_cancelled=bool(member.is_cancelled), blocked=member.blocked),
+        else states.of_relative(
+            member.status, is_cancelled=bool(member.is_cancelled), blocked=member.blocked, works=bool(member.works)
+        ),
         url=address("instance_change", member.key),
         is_self=member.depth == 0,
         indent=indent,

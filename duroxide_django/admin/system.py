@@ -66,6 +66,7 @@ class WorkerAdmin(SystemPage):
 def shown_worker(worker: system_pages.WorkerRow, now_ms: int) -> dict[str, Any]:
     """Return a worker for a template."""
     slots = worker.options.get("worker_concurrency")
+    served = fleet.served_by(worker)
     return {
         "row": worker,
         "started": moment(worker.started_ms),
@@ -74,8 +75,8 @@ def shown_worker(worker: system_pages.WorkerRow, now_ms: int) -> dict[str, Any]:
         "slots": slots if isinstance(slots, int) else "?",
         "tags": fleet.tags_text(worker.options.get("tag_filter")),
         "options": sorted(worker.options.items()),
-        "activities": worker.handlers.get("activities", []),
-        "orchestrations": sorted(worker.handlers.get("orchestrations", {}).items()),
+        "activities": sorted(served.activities),
+        "orchestrations": sorted(served.orchestrations.items()),
         "state": "gone" if not worker.is_live else ("draining" if worker.draining else "live"),
     }
 
@@ -123,7 +124,8 @@ def queue_context(db: Database, now_ms: int, workers: list[system_pages.WorkerRo
             {
                 "row": group,
                 "age": duration(now_ms - group.oldest_ms) if group.oldest_ms is not None else "",
-                "workers": len(fleet.serving_activity(workers, group.name, group.tag)),
+                "workers": len(serving := fleet.serving_activity(workers, group.name, group.tag)),
+                "is_full": not fleet.have_free_slots(serving),
             }
             for group in system_pages.task_groups(db)
         ],
@@ -197,7 +199,7 @@ def findings(
             "subject": finding.subject,
             "why": finding.why
             if (show_mismatch if finding.rule == "blocked_nondeterminism" else reveal)
-            else _("It can’t go on."),
+            else _("It can’t go on; the reason may contain data: only who may view payloads sees it."),
             "cure": finding.cure,
             "url": address("instance_by_id", finding.instance_id),
         }
@@ -208,7 +210,6 @@ def findings(
         group = shown["row"]
         waits = now_ms - group.oldest_ms if group.oldest_ms is not None else 0
         if group.ready and waits > overview.OVERDUE_MS:
-            unserved = not shown["workers"]
             found.append(
                 {
                     "subject": f"{group.name} ({group.tag})" if group.tag else group.name,
@@ -218,9 +219,7 @@ def findings(
                         group.ready,
                     )
                     % {"count": group.ready, "time": duration(waits)},
-                    "cure": _("No live worker serves them; start one: manage.py runworkers.")
-                    if unserved
-                    else _("The workers that serve them are busy; start more, or give them more slots."),
+                    "cure": _cure_of_waiting(shown),
                     "url": address("activitytask_changelist"),
                 }
             )
@@ -240,6 +239,17 @@ def findings(
         if messages.oldest_ms is not None and now_ms - messages.oldest_ms > overview.OVERDUE_MS
     ]
     return found
+
+
+def _cure_of_waiting(shown: dict[str, Any]) -> str:
+    if not shown["workers"]:
+        return _("No live worker serves them; start one: manage.py runworkers.")
+    if shown["is_full"]:
+        return _("The workers that serve them are busy; start more, or give them more slots.")
+    return _(
+        "The workers that serve them have free slots: another worker may hold their session, or they wait for a quiet "
+        "moment after several deliveries without a result; else see the workers’ logs."
+    )
 
 
 def registry_context(db: Database) -> dict[str, Any]:
@@ -272,7 +282,7 @@ def registry_context(db: Database) -> dict[str, Any]:
             "where": _where(definition.function),
             "is_atomic": definition.atomic,
             "is_async": definition.is_async,
-            "workers": sum(worker.is_live and name in worker.handlers.get("activities", ()) for worker in workers),
+            "workers": sum(name in worker.activities for worker in fleet.serving(workers)),
         }
         for name, definition in sorted(default_registry.activities.items())
     ]

@@ -7,37 +7,35 @@ from typing import Any
 
 from django.utils.translation import gettext as _
 
-from duroxide_django.options import TagFilter
+from duroxide_django.storage.health import LiveWorker, live_worker
 from duroxide_django.storage.system_pages import WorkerRow
 
 
-def serves_tag(filter_json: Any, tag: str) -> bool:
-    """Tell whether a worker's announced tag filter takes activities with ``tag`` (empty: untagged)."""
-    try:
-        return TagFilter.parse(filter_json).accepts(tag)
-    except ValueError:
-        return False
+def served_by(worker: WorkerRow) -> LiveWorker:
+    """Return what a worker serves: not all that it has registered, if it was started for some kind of work only."""
+    return live_worker(
+        worker.id, worker.options, worker.handlers, slots_used=worker.slots_used, draining=worker.draining
+    )
 
 
-def serving_activity(workers: Sequence[WorkerRow], name: str, tag: str) -> list[WorkerRow]:
-    """Return the live workers that run activities of this name and tag."""
-    return [
-        worker
-        for worker in workers
-        if worker.is_live
-        and name in worker.handlers.get("activities", ())
-        and serves_tag(worker.options.get("tag_filter"), tag)
-    ]
+def serving(workers: Sequence[WorkerRow]) -> list[LiveWorker]:
+    """Return what the live workers serve."""
+    return [served_by(worker) for worker in workers if worker.is_live]
 
 
-def serving_orchestration(workers: Sequence[WorkerRow], name: str, version: str | None) -> list[WorkerRow]:
+def serving_activity(workers: Sequence[WorkerRow], name: str, tag: str) -> list[LiveWorker]:
+    """Return the live workers that take activities of this name and tag (empty: untagged)."""
+    return [worker for worker in serving(workers) if worker.serves_activity(name, tag)]
+
+
+def serving_orchestration(workers: Sequence[WorkerRow], name: str, version: str | None) -> list[LiveWorker]:
     """Return the live workers that run this orchestration; ``version`` None: any version."""
-    found = []
-    for worker in workers:
-        versions = worker.handlers.get("orchestrations", {}).get(name, ())
-        if worker.is_live and versions and (version is None or version in versions):
-            found.append(worker)
-    return found
+    return [worker for worker in serving(workers) if worker.serves_orchestration(name, version)]
+
+
+def have_free_slots(workers: Sequence[LiveWorker]) -> bool:
+    """Tell whether any of these workers could run another activity."""
+    return any(worker.slots_used < worker.slots for worker in workers)
 
 
 def tags_text(filter_json: Any) -> str:

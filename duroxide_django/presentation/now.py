@@ -77,8 +77,10 @@ def sentence(facts: Facts) -> str:
     if row.lease_until_ms > facts.now_ms:
         return _("Running: a worker computes its turn.")
     if facts.messages:
-        return _("Waits for the next message in %(time)s.") % {
-            "time": duration(min(message.visible_at_ms for message in facts.messages) - facts.now_ms)
+        first = min(facts.messages, key=lambda message: message.visible_at_ms)
+        return _("Waits for the message %(what)s, which workers see in %(time)s.") % {
+            "what": f"{first.kind} “{first.name}”" if first.name else first.kind,
+            "time": duration(first.visible_at_ms - facts.now_ms),
         }
     return _("Nothing is pending: no activity, message, timer, subscription or child could wake it.")
 
@@ -103,7 +105,7 @@ def _blocked(text: str, *, show_errors: bool, show_mismatch: bool) -> str:
     if why.get("reason") == "nondeterminism" and not show_mismatch:
         return without_data(why.get("event_id"), why.get("source"))
     if not show_errors and why.get("reason") not in ("missing_code", "nondeterminism", "payload_unreadable"):
-        return _("Can’t go on; the reason may contain data and is hidden.")
+        return _("Can’t go on; the reason may contain data: only who may view payloads sees it.")
     tried = ngettext("tried %(count)d time", "tried %(count)d times", tries) % {"count": tries}
     return _("Can’t go on: %(message)s (%(tried)s).") % {"message": message.rstrip("."), "tried": tried}
 

@@ -63,10 +63,12 @@ def of_instance(row: InstanceRow, *, works: bool) -> State:
     return of_status(row.status, is_cancelled=row.is_cancelled)
 
 
-def of_relative(status: str, *, is_cancelled: bool, blocked: str | None) -> State:
-    """Return the state of a member of the family, of which is not known whether it works or waits."""
+def of_relative(status: str, *, is_cancelled: bool, blocked: str | None, works: bool) -> State:
+    """Return the state of a member of the family; see of_instance()."""
     if blocked and status in ("Pending", "Running"):
         return PAUSED if is_paused(blocked) else BLOCKED
+    if status == "Running" and not works:
+        return WAITING
     return of_status(status, is_cancelled=is_cancelled)
 
 

@@ -44,6 +44,8 @@ class LiveWorker:
     tag_filter: TagFilter
     activities: frozenset[str]
     orchestrations: dict[str, list[str]] = field(default_factory=dict)
+    slots: int = 0
+    slots_used: int = 0
 
     def serves_activity(self, name: str, tag: str) -> bool:
         """Return whether it takes activities with this name and tag."""
@@ -52,7 +54,35 @@ class LiveWorker:
     def serves_orchestration(self, name: str, version: str | None) -> bool:
         """Return whether it computes this version, or any if it is None."""
         versions = self.orchestrations.get(name, [])
-        return self.runs_orchestrations and bool(versions if version is None else version in versions)
+        return bool(versions if version is None else version in versions)
+
+
+def live_worker(
+    key: str, options: dict[str, Any], handlers: dict[str, Any], *, slots_used: int, draining: bool
+) -> LiveWorker:
+    """Return what a live worker serves: of the functions that it announced, those that it takes work for.
+
+    Args:
+        options, handlers: see workers.announced().
+        draining: whether it is about to stop: it then takes nothing.
+    """
+    try:
+        tag_filter = TagFilter.parse(options.get("tag_filter"))
+    except InvalidArgument:
+        tag_filter = TagFilter.parse(TagFilter.NONE)
+    slots = options.get("worker_concurrency", 1)
+    takes_activities = slots > 0 and not tag_filter.takes_nothing and not draining
+    runs_orchestrations = bool(options.get("runs_orchestrations", True)) and not draining
+    return LiveWorker(
+        id=key,
+        owner=options.get("owner", key),
+        runs_orchestrations=runs_orchestrations,
+        tag_filter=tag_filter,
+        activities=frozenset(handlers.get("activities", ())) if takes_activities else frozenset(),
+        orchestrations=handlers.get("orchestrations", {}) if runs_orchestrations else {},
+        slots=slots,
+        slots_used=slots_used,
+    )
 
 
 def examine(db: Database, *, overdue_ms: int = OVERDUE_MS) -> list[Finding]:
@@ -143,8 +173,8 @@ def blocked_reason(db: Database, instance_id: str) -> dict[str, Any] | None:
 def _workers(db: Database, now_ms: int) -> tuple[list[LiveWorker], list[Finding]]:
     live: list[LiveWorker] = []
     dead: list[Finding] = []
-    for key, beat_ms, options, handlers in db.fetch(
-        "SELECT id, beat_ms, options, handlers FROM duroxide_worker ORDER BY id"
+    for key, beat_ms, options, handlers, slots_used, draining in db.fetch(
+        "SELECT id, beat_ms, options, handlers, slots_used, draining FROM duroxide_worker ORDER BY id"
     ):
         silent_ms = now_ms - (moment(beat_ms) or 0)
         if silent_ms >= LIVE_WORKER_MS:
@@ -159,24 +189,9 @@ def _workers(db: Database, now_ms: int) -> tuple[list[LiveWorker], list[Finding]
                 )
             )
             continue
-        live.append(_live_worker(key, announced(options), announced(handlers)))
+        used = slots_used if isinstance(slots_used, int) else 0
+        live.append(live_worker(key, announced(options), announced(handlers), slots_used=used, draining=bool(draining)))
     return live, dead
-
-
-def _live_worker(key: str, options: dict[str, Any], handlers: dict[str, Any]) -> LiveWorker:
-    try:
-        tag_filter = TagFilter.parse(options.get("tag_filter"))
-    except InvalidArgument:
-        tag_filter = TagFilter.parse(TagFilter.NONE)
-    serves = options.get("worker_concurrency", 1) > 0 and not tag_filter.takes_nothing
-    return LiveWorker(
-        id=key,
-        owner=options.get("owner", key),
-        runs_orchestrations=bool(options.get("runs_orchestrations", True)),
-        tag_filter=tag_filter,
-        activities=frozenset(handlers.get("activities", ())) if serves else frozenset(),
-        orchestrations=handlers.get("orchestrations", {}),
-    )
 
 
 def _unserved_orchestrations(db: Database, workers: list[LiveWorker]) -> list[Finding]:
@@ -333,21 +348,31 @@ def _overdue_tasks(db: Database, workers: list[LiveWorker], now_ms: int, overdue
         WHERE t.visible_at_ms <= %s AND t.lease_until_ms <= %s GROUP BY t.name, t.tag ORDER BY t.name, t.tag""",
         [now_ms - overdue_ms, now_ms],
     )
+    serving = {
+        (name, tag): [worker for worker in workers if worker.serves_activity(name, tag)] for name, tag, *_ in found
+    }
     return [
-        Finding(
-            rule="overdue_activity",
-            severity=WARNING,
-            subject=name,
-            instance_id=example,
-            count=count,
-            why=f"{count} task(s) {name!r} have been ready, the oldest for {_seconds(now_ms - since_ms)}, while live "
-            "workers serve them: their slots are full, a session is held elsewhere, or a transaction keeps the rows "
-            "locked (see long_transaction).",
-            cure="Start more workers or give them more slots (--concurrency).",
-        )
+        _overdue_finding(serving[name, tag], name, count, now_ms - since_ms, example)
         for name, tag, count, since_ms, example in found
-        if any(worker.serves_activity(name, tag) for worker in workers)
+        if serving[name, tag]
     ][:MAX_FINDINGS]
+
+
+def _overdue_finding(workers: list[LiveWorker], name: str, count: int, waited_ms: int, example: str) -> Finding:
+    slots, used = sum(worker.slots for worker in workers), sum(worker.slots_used for worker in workers)
+    return Finding(
+        rule="overdue_activity",
+        severity=WARNING,
+        subject=name,
+        instance_id=example,
+        count=count,
+        why=f"{count} task(s) {name!r} have been ready, the oldest for {_seconds(waited_ms)} (for example of "
+        f"{example}). {len(workers)} live worker(s) serve them, with {used} of {slots} slots in use.",
+        cure="Start more workers or give them more slots (--concurrency)."
+        if used >= slots
+        else "Slots are free: the tasks wait for a session that another worker holds, or for a quiet moment after "
+        "several deliveries without a result (attempts); or the workers don't fetch, see their logs.",
+    )
 
 
 def _expiring_attempts(db: Database) -> list[Finding]:

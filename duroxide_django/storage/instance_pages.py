@@ -129,7 +129,10 @@ class KeyValueRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelativeRow:
-    """A member of the family; ``depth`` is negative above the instance, 0 for it, positive below."""
+    """A member of the family; ``depth`` is negative above the instance, 0 for it, positive below.
+
+    It ``works`` if an activity of it is running, or it has a message that a worker can take now.
+    """
 
     key: int
     instance_id: str
@@ -138,6 +141,7 @@ class RelativeRow:
     status: str
     is_cancelled: bool
     blocked: str | None
+    works: bool
     depth: int
     parent: int | None
 
@@ -323,12 +327,15 @@ def family(db: Database, key: int) -> list[RelativeRow]:
         )
     )
     # By their keys: joined with a subquery, PostgreSQL would read whole tables.
-    columns = f"i.id, i.instance_id, i.name, i.version, {SHOWN_STATUS}, i.is_cancelled, i.blocked"
+    columns = f"""i.id, i.instance_id, i.name, i.version, {SHOWN_STATUS}, i.is_cancelled, i.blocked,
+        i.status = 'Running' AND (
+            EXISTS (SELECT 1 FROM duroxide_activity_task t WHERE t.instance_id = i.id AND t.lease_until_ms > {db.now})
+            OR EXISTS (SELECT 1 FROM duroxide_message m WHERE m.instance_id = i.id AND m.visible_at_ms <= {db.now}))"""
     condition, parameter = db.any_of("i.id", list(members))
     rows = db.fetch(f"SELECT {columns}, i.parent_id FROM duroxide_instance i WHERE {condition}", [parameter])
-    found = sorted(((*row[:7], members[row[0]], row[7]) for row in rows), key=lambda row: (row[7], row[0]))
-    if found and found[-1][7] == 1:
-        condition, parameter = db.any_of("i.parent_id", [row[0] for row in found if row[7] == 1])
+    found = sorted(((*row[:8], members[row[0]], row[8]) for row in rows), key=lambda row: (row[8], row[0]))
+    if found and found[-1][8] == 1:
+        condition, parameter = db.any_of("i.parent_id", [row[0] for row in found if row[8] == 1])
         found += db.fetch(
             f"""SELECT {columns}, 2, i.parent_id FROM duroxide_instance i
             WHERE {condition} AND i.parent_id IS NOT NULL ORDER BY i.id LIMIT {PART_ROWS}""",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from duroxide_django.storage.database import Database
 from duroxide_django.storage.overview import CLOCK_MARGIN_MS, first_key_since
+from duroxide_django.storage.workers import announced
 
 #: A worker that has not announced itself for so long is shown as gone (it does every 5 s).
 LIVE_MS = 30_000
@@ -83,22 +83,14 @@ def workers(db: Database) -> list[WorkerRow]:
             pid=row[2],
             started_ms=row[3],
             beat_ms=row[4],
-            options=_mapping(row[5]),
-            handlers=_mapping(row[6]),
+            options=announced(row[5]),
+            handlers=announced(row[6]),
             slots_used=row[7],
             draining=bool(row[8]),
             is_live=bool(row[9]),
         )
         for row in found
     ]
-
-
-def _mapping(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def sessions(db: Database) -> list[SessionRow]:

@@ -104,6 +104,55 @@ def test_a_blocked_one_says_why_and_what_to_do(browser, client, work, page_of):
     assert any("Deploy a worker that has this orchestration" in line for line in response.context["advice"])
 
 
+def test_a_relative_that_waits_is_not_called_running(browser, client, work, page_of):
+    """The family tells of each member what the list tells of it."""
+    client.start_orchestration("parent", "Family")
+    work()
+    for own in ("parent", "parent-child"):
+        family = browser.get(page_of(own)).context["family"]
+        assert {member.instance_id: member.state.key for member in family} == {
+            "parent": "waiting",
+            "parent-child": "waiting",
+        }
+    client.raise_event("parent-child", "approved")
+    family = browser.get(page_of("parent")).context["family"]
+    assert [member.state.key for member in family] == ["waiting", "running"]
+
+
+def test_the_custom_status_of_an_ended_instance_is_called_its_last(browser, client, work, page_of):
+    client.start_orchestration("asks", "Approval", 1)
+    work()
+    assert "Last custom status" not in browser.get(page_of("asks")).content.decode()
+    client.cancel_instance("asks")
+    work()
+    assert "Last custom status" in browser.get(page_of("asks")).content.decode()
+    listed = browser.get(reverse("admin:duroxide_django_instance_changelist"))
+    assert "asks " not in listed.content.decode()
+
+
+def test_a_message_that_workers_do_not_see_yet_is_named(browser, client, work, backend, page_of):
+    client.start_orchestration("loop", "Looping", 0)
+    work()
+    client.enqueue_event("loop", "inbox", 1)
+    with connections[backend].cursor() as cursor:
+        cursor.execute("UPDATE duroxide_message SET visible_at_ms = visible_at_ms + 600000, event_id = NULL")
+        cursor.execute("DELETE FROM duroxide_history WHERE kind = 'QueueSubscribed'")
+    sentence = browser.get(page_of("loop")).context["sentence"]
+    assert "Waits for the message QueueMessage “inbox”" in sentence
+
+
+def test_a_long_table_says_that_it_is_cut(browser, client, work, page_of):
+    client.start_orchestration("loop", "Looping", 0)
+    work()
+    for number in range(49):
+        client.enqueue_event("loop", "elsewhere", number)
+    work()
+    assert "Only the first 50 are shown." not in browser.get(page_of("loop")).content.decode()
+    client.enqueue_event("loop", "elsewhere", 49)
+    work()
+    assert "Only the first 50 are shown." in browser.get(page_of("loop")).content.decode()
+
+
 def test_family_executions_and_queues_are_shown(browser, client, work, page_of):
     client.start_orchestration("parent", "Family")
     client.start_orchestration("loop", "Looping", 0)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from django.db import connections
 from django.urls import reverse
 
 from duroxide_django.options import TagFilter
@@ -39,6 +42,80 @@ def test_the_overview_counts_states_and_names_what_needs_attention(browser, clie
     assert [finding["subject"] for finding in response.context["findings"]] == ["nobody"]
     assert sum(column.height > 0 for hour in response.context["chart"].hours for column in hour.columns) == 3
     assert "No worker is live" in response.content.decode()
+
+
+@pytest.fixture
+def announce(backend):
+    """Announce a worker with the code of the example project's shop, of which the registry page tells."""
+    from duroxide_django.registry import default_registry
+    from duroxide_django.storage import workers
+    from duroxide_django.storage.database import Database
+
+    def beat(name="w", *, slots_used=0, draining=False, **options):
+        announced = {"worker_concurrency": 8, "runs_orchestrations": True, "tag_filter": "default_only", **options}
+        handlers = {
+            "activities": [*default_registry.activities, "Charge"],
+            "orchestrations": {
+                name: [version.text for version in versions]
+                for name, versions in default_registry.orchestrations.items()
+            },
+        }
+        workers.beat(
+            Database(backend),
+            worker_id=name,
+            host="here",
+            pid=1,
+            options=json.dumps(announced),
+            handlers=json.dumps(handlers),
+            slots_used=slots_used,
+            draining=draining,
+        )
+
+    return beat
+
+
+@pytest.mark.parametrize(
+    ("options", "serves_orchestrations", "serves_activities"),
+    [
+        ({}, True, True),
+        ({"runs_orchestrations": False}, False, True),
+        ({"tag_filter": "none"}, True, False),
+        ({"worker_concurrency": 0}, True, False),
+        ({"draining": True}, False, False),
+    ],
+    ids=["all", "no orchestrations", "no activities", "no slots", "draining"],
+)
+def test_workers_count_only_for_what_they_take(browser, announce, options, serves_orchestrations, serves_activities):
+    """What a worker has registered but doesn't take is served by nobody: in the registry and on its own row."""
+    announce(**options)
+    registry_page = browser.get(page("instance_registry")).context
+    assert {bool(row["workers"]) for row in registry_page["orchestrations"]} == {serves_orchestrations}
+    assert {bool(row["workers"]) for row in registry_page["activities"]} == {serves_activities}
+    (shown,) = browser.get(page("worker_changelist")).context["workers"]
+    assert (bool(shown["orchestrations"]), bool(shown["activities"])) == (serves_orchestrations, serves_activities)
+
+
+@pytest.mark.parametrize(("slots_used", "cure"), [(8, "are busy"), (0, "have free slots")])
+def test_workers_are_called_busy_only_if_their_slots_are_taken(
+    browser, client, work, backend, announce, slots_used, cure
+):
+    client.start_orchestration("asks", "Approval", 1)
+    work_until_enqueued(backend)
+    announce(slots_used=slots_used)
+    with connections[backend].cursor() as cursor:
+        cursor.execute("UPDATE duroxide_activity_task SET visible_at_ms = visible_at_ms - 600000")
+    cures = [found["cure"] for found in browser.get(page("instance_overview")).context["findings"]]
+    assert [cure in found for found in cures] == [True]
+
+
+def work_until_enqueued(backend):
+    """Run turns only, as a worker without slots does."""
+    from duroxide_django.storage.database import Database
+    from tests.runtime.program import make_dispatcher
+
+    dispatcher = make_dispatcher(registry, Database(backend), slots=0)
+    while dispatcher.iterate():
+        pass
 
 
 def test_an_empty_system_has_pages_too(browser):

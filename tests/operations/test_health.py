@@ -265,6 +265,8 @@ class TestLate:
             announce(activities=["Work"], tag_filter="any")
             found = [finding for finding in health.examine(database) if finding.rule == "overdue_activity"]
             assert [finding.severity for finding in found] == ["warning"]
+            assert "0 of 8 slots in use" in found[0].why
+            assert "Slots are free" in found[0].cure
 
     def test_expiring_attempts(self, waiting, rules, sql, database):
         sql("UPDATE duroxide_activity_task SET attempts = 9, last_error = 'killed'")

@@ -138,7 +138,7 @@ def _show(client: Client, options: Options) -> Answer:
             ("version", info.orchestration_version),
             ("status", _state(info)),
             ("blocked", f"{blocked.get('reason')}: {blocked.get('message')}" if blocked else None),
-            ("custom status", info.custom_status),
+            ("custom status" if info.status == "Running" else "last custom status", info.custom_status),
             ("execution", info.current_execution_id),
             ("parent", info.parent_instance_id),
             ("created", moment(info.created_at)),
