@@ -142,7 +142,7 @@ class Client(AsyncTwins, OperationsClient, AdminClient):
         )
 
     def start_many(self, starts: Iterable[tuple[str, Named, Any]]) -> list[str]:
-        """Start many instances with the latest versions by one statement; joins the caller's transaction.
+        """Start many instances with the latest versions by few statements; joins the caller's transaction.
 
         Args:
             starts: (instance id, orchestration, input) for each.

@@ -19,6 +19,9 @@ _COMMON = ("event_id", "timestamp_ms", "source_event_id")
 #: Raised when histories change in a way that older code can't read; recorded in OrchestrationStarted.
 ENGINE_VERSION = 2
 
+#: An event takes as many characters at least, with all that an execution keeps for it.
+_SMALL = 400
+
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -45,6 +48,12 @@ class Event:
         """Return the kind's own fields as JSON text, without those that are None."""
         pairs = {name: value for name in _own_names(type(self)) if (value := getattr(self, name)) is not None}
         return _encode(pairs) if pairs else "{}"
+
+    @property
+    def size(self) -> int:
+        """How many characters it takes, roughly."""
+        values = [getattr(self, name) for name in _own_names(type(self))]
+        return max(_SMALL, sum(len(value) for value in values if isinstance(value, str)))
 
     def public_data(self) -> str | None:
         """Return the kind's own fields as JSON text with payloads embedded as JSON (spec 14.2)."""

@@ -120,6 +120,7 @@ class TurnResult:
         stored_mail: messages to keep in the mailbox.
         outcome: how the execution ended, or None.
         ignored: messages that were dropped, in words.
+        size: how many characters the events take, roughly.
     """
 
     events: list[Event] = field(default_factory=list)
@@ -137,3 +138,4 @@ class TurnResult:
     stored_mail: list[Mail] = field(default_factory=list)
     outcome: Outcome | None = None
     ignored: list[str] = field(default_factory=list)
+    size: int = 0

@@ -113,7 +113,9 @@ class Turn:
 
     def _append(self, event: events.Event) -> None:
         self.result.events.append(event)
-        self.execution.size_estimate += 400
+        size = event.size
+        self.result.size += size
+        self.execution.size_estimate += size
         self.execution.apply(event)
 
     @property

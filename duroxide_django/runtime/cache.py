@@ -62,9 +62,13 @@ class Cache:
                 old[0].execution.close()
         self._entries[key] = (cached, size)
         self._bytes += size
-        while self._entries and (len(self._entries) > self._max_count or self._bytes > self._max_bytes):
+        while len(self._entries) > self._max_count or (self._bytes > self._max_bytes and self._is_droppable()):
             oldest = next(iter(self._entries))
             self.drop(oldest)
+
+    def _is_droppable(self) -> bool:
+        # The newest stays however large it is: it was in memory for its turn, and its next one may follow at once.
+        return len(self._entries) > min(1, self._max_bytes)
 
     def put_mailbox(self, key: int, mark: int, mailbox: Mailbox) -> None:
         """Keep the mailbox of an instance for its next execution.

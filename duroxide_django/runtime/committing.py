@@ -102,9 +102,11 @@ class Committer:
         """A statement waited for a locked row in vain: which one it was is found part by part."""
         self._around_locks_until = time.monotonic() + AROUND_LOCKS_S
 
-    def is_hasty(self) -> bool:
-        """Return whether commits may take their guards for granted."""
-        return self._db.is_fast and time.monotonic() >= self.careful_until
+    def is_hasty(self, computed: Sequence[Computed]) -> bool:
+        """Return whether these turns may be written by one statement, which takes their guards for granted."""
+        if not self._db.is_fast or time.monotonic() < self.careful_until:
+            return False
+        return commits.are_small([item.commit for item in computed])
 
     def be_careful(self) -> None:
         """Others work on the same instances: it will happen again soon."""

@@ -216,7 +216,7 @@ class Dispatcher:
 
         A look without a lease then follows without one; a lease would need a second transaction.
         """
-        if not (taken.turns and self.committer.is_hasty() and self.claimer.reads_fresh()):
+        if not (taken.turns and self.claimer.reads_fresh() and self.committer.is_hasty(taken.turns)):
             return
         if taken.foreign or taken.givings_back or not all(commits.self_contained(item.commit) for item in taken.turns):
             return
@@ -241,7 +241,7 @@ class Dispatcher:
     ) -> tuple[Committed, list[Work], list[Task]]:
         """Do the iteration's transaction the fastest way that works; see ``_transact``."""
         committer = self.committer
-        commit = committer.in_one_go if committer.is_hasty() else committer.step_by_step
+        commit = committer.in_one_go if committer.is_hasty(taken.turns) else committer.step_by_step
         write: Callable[[Batch], Committed] = partial(committer.write, commit=commit)
         if self.claimer.goes_row_by_row() or committer.goes_around_locks():
             write = committer.write_row_by_row

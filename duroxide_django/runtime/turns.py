@@ -208,6 +208,7 @@ class TurnComputer:
             )
             if beginning is None:
                 execution.replay(decode_history(work.history))
+                execution.size_estimate += sum(len(data) for *_, data in work.history)
                 if execution.ended:
                     # It was parked, and an event came between the end of that and of its messages' hiding.
                     return self._parked(work, {"reason": "no_start", "message": "continue-as-new is not visible yet"})

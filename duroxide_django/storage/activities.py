@@ -17,6 +17,7 @@ from duroxide_django.engine.outcome import NewActivity
 from duroxide_django.engine.time_limits import NO_LIMITS, TimeLimits
 from duroxide_django.exceptions import ConfigurationError, CorruptRow, DuroxideError
 from duroxide_django.logs import describe, runtime_log
+from duroxide_django.storage.chunks import chunks
 from duroxide_django.storage.database import Database, Statement, new_token
 from duroxide_django.storage.faults import is_transient
 from duroxide_django.storage.inbox import Outgoing, send
@@ -113,8 +114,8 @@ _INSERT_COLUMNS = (
 )  # fmt: skip
 
 
-def insertion(db: Database, rows: Sequence[Insert], *, lease_ms: int, worker: str) -> Statement:
-    """Return the statement that enqueues activities; it gives (key, instance, schedule event) of the rows."""
+def insertions(db: Database, rows: Sequence[Insert], *, lease_ms: int, worker: str) -> list[Statement]:
+    """Return the statements that enqueue activities; they return (key, instance, schedule event) of the rows."""
     values = [
         (
             row.instance,
@@ -130,6 +131,10 @@ def insertion(db: Database, rows: Sequence[Insert], *, lease_ms: int, worker: st
         )
         for row in rows
     ]
+    return [_insertion(db, chunk, lease_ms, worker) for chunk in chunks(_INSERT_COLUMNS, values)]
+
+
+def _insertion(db: Database, values: Sequence[Sequence[Any]], lease_ms: int, worker: str) -> Statement:
     source, parameters = db.rows(_INSERT_COLUMNS, values)
     return (
         f"""

@@ -12,6 +12,7 @@ from duroxide_django.engine.events import ENGINE_VERSION
 from duroxide_django.engine.outcome import Completed, ContinuedAsNew, Failed, TurnResult
 from duroxide_django.storage import activities, outbox
 from duroxide_django.storage.activities import Finished
+from duroxide_django.storage.chunks import chunks, is_small
 from duroxide_django.storage.database import Database, Row, Statement, new_token
 from duroxide_django.storage.turns import Claimed, delete_messages
 
@@ -41,6 +42,11 @@ class Commit:
     input: str | None = None
     eager: dict[int, int] = field(default_factory=dict)
     mark: int = field(default_factory=new_token)
+
+    @property
+    def size(self) -> int:
+        """How many characters it writes, roughly."""
+        return self.result.size + len(self.input or "") + len(self.result.custom_status or "")
 
     @property
     def last_event_id(self) -> int:
@@ -110,9 +116,8 @@ def commit(db: Database, turns: Sequence[Commit], *, lease_ms: int, worker: str)
     committed = Committed(done=passed, wakes=bool(lost), accepted=accepted)
     if done:
         writing, tasks = _writing(db, done, committed, lease_ms=lease_ms, worker=worker)
-        rows = db.together([*writing, *([tasks] if tasks is not None else [])])
-        if tasks is not None:
-            _note_tasks(committed, rows)
+        send = db.together if are_small(done) and db.features.has_writable_cte else db.one_by_one
+        _note_tasks(committed, send([*writing, *tasks]))
         _write_rest(db, done, committed)
     return committed
 
@@ -120,7 +125,7 @@ def commit(db: Database, turns: Sequence[Commit], *, lease_ms: int, worker: str)
 def commit_in_one_go(db: Database, turns: Sequence[Commit], *, lease_ms: int, worker: str) -> Committed:
     """Write turns as ``commit`` does, by one statement that takes the guards for granted.
 
-    Outside of a transaction it is one of its own, and the turns must be ``self_contained``.
+    Outside of a transaction it is one of its own, and the turns must be ``self_contained``. They must be small.
 
     Raises:
         Overtaken: one failed after all.
@@ -132,12 +137,12 @@ def commit_in_one_go(db: Database, turns: Sequence[Commit], *, lease_ms: int, wo
         checks.append((activities.removal(db, [item.task for item in finished]), len(finished)))
     writing, tasks = _writing(db, turns, committed, lease_ms=lease_ms, worker=worker)
     try:
-        rows = db.fetch(*_guarded(checks, writing, tasks))
+        rows = db.fetch(*_guarded(checks, writing, tasks[0] if tasks else None))
     except DataError as exc:
         if getattr(exc.__cause__, "sqlstate", None) == _DIVISION_BY_ZERO:
             raise Overtaken from exc
         raise
-    if tasks is not None:
+    if tasks:
         _note_tasks(committed, [row[1:] for row in rows])
     if not all(map(self_contained, turns)):
         _write_rest(db, turns, committed)
@@ -148,6 +153,11 @@ def self_contained(turn: Commit) -> bool:
     """Return whether all that a turn writes is known before the first statement is sent."""
     result = turn.result
     return not (result.children or result.detached or _begins_later_execution(turn))
+
+
+def are_small(turns: Sequence[Commit]) -> bool:
+    """Return whether one statement can write these turns."""
+    return is_small(sum(len(turn.result.events) for turn in turns), sum(turn.size for turn in turns))
 
 
 _DIVISION_BY_ZERO = "22012"
@@ -175,11 +185,8 @@ def _guarded(
 
 def _writing(
     db: Database, done: Sequence[Commit], committed: Committed, *, lease_ms: int, worker: str
-) -> tuple[list[Statement], Statement | None]:
-    """Return the statements that write turns, none of which depends on another, and the one that gives new activities.
-
-    The latter is None if there are none.
-    """
+) -> tuple[list[Statement], list[Statement]]:
+    """Return the statements that write turns, none of which depends on another, and those that give new activities."""
     with db.collected() as statements:
         _append_history(db, done)
         _write_executions(db, done)
@@ -200,7 +207,7 @@ def _writing(
         for activity in turn.result.activities
     ]
     committed.offered = any(insert.token is None for insert in inserts)
-    return statements, activities.insertion(db, inserts, lease_ms=lease_ms, worker=worker) if inserts else None
+    return statements, activities.insertions(db, inserts, lease_ms=lease_ms, worker=worker)
 
 
 def _note_tasks(committed: Committed, rows: Sequence[Row]) -> None:
@@ -214,10 +221,18 @@ def _write_rest(db: Database, done: Sequence[Commit], committed: Committed) -> N
 
 def _guards(db: Database, turns: Sequence[Commit]) -> list[Statement]:
     """Return the statements that claim the right to write turns; they give the keys of those that have it."""
-    return [_guard(db, group, how) for group, how in _by_guard(turns)]
+    return [
+        _guard(db, [turn for turn, _ in chunk], how)
+        for group, how in _by_guard(turns)
+        for chunk in chunks(_STATUS_COLUMNS, [(turn, turn.result.custom_status) for turn in group])
+    ]
+
+
+_STATUS_COLUMNS = (("turn", "object"), ("custom_status", "payload"))
 
 
 def _by_guard(turns: Sequence[Commit]) -> list[tuple[list[Commit], str]]:
+    turns = sorted(turns, key=lambda turn: turn.claimed.key)
     leased = [turn for turn in turns if turn.claimed.token is not None]
     unclaimed = [turn for turn in turns if turn.claimed.token is None]
     return [(group, how) for group, how in ((leased, _LEASED), (unclaimed, _OPTIMISTIC)) if group]
@@ -237,7 +252,6 @@ _GUARD_COLUMNS = (
 
 
 def _guard(db: Database, turns: Sequence[Commit], condition: str) -> Statement:
-    turns = sorted(turns, key=lambda turn: turn.claimed.key)
     values = [
         (
             turn.claimed.key,
@@ -297,16 +311,16 @@ def _append_history(db: Database, done: Sequence[Commit]) -> None:
         for turn in done
         for event in turn.result.events
     ]
-    if not values:
-        return
-    source, parameters = db.rows(_HISTORY_COLUMNS, values)
-    db.execute(
-        f"""
-        INSERT INTO duroxide_history (instance_id, execution_id, event_id, kind, source_event_id, timestamp_ms, data)
-        SELECT r.instance, r.execution_id, r.event_id, r.kind, r.source_event_id, r.timestamp_ms, r.data
-        FROM {source} WHERE true""",
-        parameters,
-    )
+    for chunk in chunks(_HISTORY_COLUMNS, values):
+        source, parameters = db.rows(_HISTORY_COLUMNS, chunk)
+        db.execute(
+            f"""
+            INSERT INTO duroxide_history
+                (instance_id, execution_id, event_id, kind, source_event_id, timestamp_ms, data)
+            SELECT r.instance, r.execution_id, r.event_id, r.kind, r.source_event_id, r.timestamp_ms, r.data
+            FROM {source} WHERE true""",
+            parameters,
+        )
 
 
 _EXECUTION_COLUMNS = (
@@ -318,8 +332,8 @@ _EXECUTION_COLUMNS = (
 def _write_executions(db: Database, done: Sequence[Commit]) -> None:
     begun = [_execution_row(turn) for turn in done if turn.input is not None]
     ended = [_execution_row(turn) for turn in done if turn.input is None and turn.result.outcome is not None]
-    if begun:
-        source, parameters = db.rows(_EXECUTION_COLUMNS, begun)
+    for chunk in chunks(_EXECUTION_COLUMNS, begun):
+        source, parameters = db.rows(_EXECUTION_COLUMNS, chunk)
         db.execute(
             f"""
             INSERT INTO duroxide_execution (instance_id, execution_id, version, status, input, output, error,
@@ -329,8 +343,8 @@ def _write_executions(db: Database, done: Sequence[Commit]) -> None:
             FROM {source} WHERE true""",
             parameters,
         )
-    if ended:
-        source, parameters = db.rows(_EXECUTION_COLUMNS, ended)
+    for chunk in chunks(_EXECUTION_COLUMNS, ended):
+        source, parameters = db.rows(_EXECUTION_COLUMNS, chunk)
         db.execute(
             f"""
             UPDATE duroxide_execution SET status = r.status, output = r.output, error = r.error,
@@ -372,13 +386,13 @@ def _delete_by_event(
     if not values:
         return
     source, parameters = db.rows(_EVENT_COLUMNS, values)
+    # No index has the events: the rows of the instances are read once, all cancels of a batch by one statement.
     instances, instances_parameter = db.any_of(f"{table}.instance_id", sorted({value[0] for value in values}))
-    first, first_parameter = ("", []) if db.features.joins_pairs else (f"{instances} AND", [instances_parameter])
     db.execute(
         f"""
-        DELETE FROM {table} WHERE {first} (instance_id, execution_id, event_id) IN (
-            SELECT r.instance, r.execution_id, r.event_id FROM {source}) {extra}""",
-        [*first_parameter, *parameters],
+        DELETE FROM {table} WHERE {instances} AND ((instance_id, execution_id, event_id) IN (
+            SELECT r.instance, r.execution_id, r.event_id FROM {source})) {db.features.looked_up} {extra}""",
+        [instances_parameter, *parameters],
     )
 
 
@@ -402,8 +416,8 @@ def _write_kv(db: Database, done: Sequence[Commit]) -> None:
         for turn in done
         for key, entry in turn.result.kv.items()
     ]
-    if values:
-        source, parameters = db.rows(_KV_COLUMNS, values)
+    for chunk in chunks(_KV_COLUMNS, values):
+        source, parameters = db.rows(_KV_COLUMNS, chunk)
         # The first write of an execution moves the older value into the base that its replay starts from.
         older = "duroxide_kv.execution_id < excluded.execution_id"
         db.execute(
@@ -445,8 +459,8 @@ def _write_mail(db: Database, done: Sequence[Commit]) -> None:
         condition, parameter = db.any_of("id", consumed)
         db.execute(f"DELETE FROM duroxide_queue_message WHERE {condition}", [parameter])
     stored = [(mail.id, turn.claimed.key, mail.queue, mail.data) for turn in done for mail in turn.result.stored_mail]
-    if stored:
-        source, parameters = db.rows(_MAIL_COLUMNS, stored)
+    for chunk in chunks(_MAIL_COLUMNS, stored):
+        source, parameters = db.rows(_MAIL_COLUMNS, chunk)
         db.execute(
             f"""
             INSERT INTO duroxide_queue_message (id, instance_id, queue, data, enqueued_ms)

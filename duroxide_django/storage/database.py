@@ -162,6 +162,10 @@ class Database:
         finally:
             self._collected = None
 
+    def one_by_one(self, statements: Sequence[Statement]) -> list[Row]:
+        """Send statements one after the other; returns the rows of all."""
+        return [row for sql, parameters in statements for row in self._rows_if_any(sql, parameters)]
+
     def together(self, statements: Sequence[Statement]) -> list[Row]:
         """Send statements as one, where the database can; returns the rows of the last, if it gives any.
 
@@ -172,7 +176,9 @@ class Database:
         if not self.features.has_writable_cte:
             for sql, parameters in statements[:-1]:
                 self.execute(sql, parameters)
-        sql, parameters = _as_one(statements) if self.features.has_writable_cte else statements[-1]
+        return self._rows_if_any(*(_as_one(statements) if self.features.has_writable_cte else statements[-1]))
+
+    def _rows_if_any(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
         with self._explained(), self._cursor() as cursor:
             cursor.execute(sql, parameters)
             return list(cursor.fetchall()) if cursor.description else []
@@ -196,15 +202,21 @@ class Database:
         return self.features.rows(columns, binary=self._fast), self.features.row_parameters(columns, rows)
 
     def keyed(self, table: str, keys: Sequence[tuple[int, int]]) -> tuple[str, list[Any]]:
-        """Return (condition that a row's instance and id are among ``keys``, its parameters); the index serves it.
+        """Return (condition that a row's instance and id are among ``keys``, its parameters); an index serves it.
 
-        SQLite finds the rows by their id, which PostgreSQL has no index for; PostgreSQL joins the pairs.
+        SQLite finds the rows by their id, which PostgreSQL has no index for. PostgreSQL reads the rows of the instances
+        and looks each up among the keys: a join would be linear by one of two plans only, and which one is taken
+        depends on statistics from when the queue was empty.
         """
         if not self.features.joins_pairs:
             ids, parameter = self.any_of(f"{table}.id", [key for _, key in keys])
             return ids, [parameter]
         source, parameters = self.rows((("instance", "bigint"), ("key", "bigint")), keys)
-        return f"({table}.instance_id, {table}.id) IN (SELECT r.instance, r.key FROM {source})", parameters
+        condition = f"({table}.instance_id, {table}.id) IN (SELECT r.instance, r.key FROM {source})"
+        if len(keys) == 1:
+            return condition, parameters
+        instances, parameter = self.any_of(f"{table}.instance_id", sorted({instance for instance, _ in keys}))
+        return f"{instances} AND ({condition}) {self.features.looked_up}", [parameter, *parameters]
 
     def any_of(self, expression: str, values: Sequence[Any]) -> tuple[str, Any]:
         """Return (condition that ``expression`` is one of ``values``, its parameter)."""

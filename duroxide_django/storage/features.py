@@ -33,6 +33,8 @@ class SqliteFeatures:
     has_row_locks = False
     #: Are pairs of columns looked up by an index if they are compared with a subquery's?
     joins_pairs = False
+    #: Follows the condition that something is IN a subquery's rows: these are then put into a table to look it up in.
+    looked_up = ""
     #: Evaluated by a statement, it lets the transaction's commit return before it is on disk.
     relaxed_commit = "NULL"
     #: Lets one transaction at a time prune by policy: there is one writer only.
@@ -116,6 +118,8 @@ class PostgresFeatures:
     has_writable_cte = True
     has_row_locks = True
     joins_pairs = True
+    # The planner makes a join of a bare IN, and one without an index compares each row with each.
+    looked_up = "IS TRUE"
     try_retention_lock = "pg_try_advisory_xact_lock(hashtext('duroxide.retention'), hashtext(current_schema()))"
     relaxed_commit = "(SELECT set_config('synchronous_commit', 'off', true))"
     # The statement's time, not clock_timestamp(): that one is asked for each row, so it can't bound the scan of an

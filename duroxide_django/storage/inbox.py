@@ -9,6 +9,7 @@ from typing import Any
 from django.db import IntegrityError
 
 from duroxide_django.engine import messages
+from duroxide_django.storage.chunks import chunks
 from duroxide_django.storage.database import Database, new_token
 from duroxide_django.storage.payloads import seal
 
@@ -65,16 +66,14 @@ def start(db: Database, rows: Sequence[StartRow]) -> dict[str, int]:
         )
         for row in unique.values()
     ]
-    source, parameters = db.rows(_START_COLUMNS, values)
-    if db.features.has_writable_cte:
-        if db.connection.get_autocommit():
-            try:
-                return _start_in_one(db, source, parameters, _UNLESS_THERE)
-            except IntegrityError:
-                pass  # Somebody else was faster by a moment.
-        return _start_in_one(db, source, parameters, _UNLESS_IN_CONFLICT)
+    if len(values) == 1 and db.features.has_writable_cte:
+        return _start_one(db, values)
+    keys: dict[int, str] = {}
     with db.atomic():
-        keys: dict[int, str] = dict(db.fetch(_insertion(db, source, _UNLESS_IN_CONFLICT), parameters))
+        for chunk in chunks(_START_COLUMNS, values):
+            source, parameters = db.rows(_START_COLUMNS, chunk)
+            keys.update(db.fetch(_insertion(db, source, _UNLESS_IN_CONFLICT), parameters))
+        # Not by the same statement, which would join two sets that no index serves.
         send(
             db,
             [
@@ -83,6 +82,16 @@ def start(db: Database, rows: Sequence[StartRow]) -> dict[str, int]:
             ],
         )
     return {name: key for key, name in keys.items()}
+
+
+def _start_one(db: Database, values: Sequence[Sequence[Any]]) -> dict[str, int]:
+    source, parameters = db.rows(_START_COLUMNS, values)
+    if db.connection.get_autocommit():
+        try:
+            return _start_in_one(db, source, parameters, _UNLESS_THERE)
+        except IntegrityError:
+            pass  # Somebody else was faster by a moment.
+    return _start_in_one(db, source, parameters, _UNLESS_IN_CONFLICT)
 
 
 _UNLESS_IN_CONFLICT = "WHERE true ON CONFLICT (instance_id) DO NOTHING"
@@ -157,17 +166,18 @@ def send(db: Database, outgoing: Sequence[Outgoing], *, check_instance: bool = F
         )
         for item in outgoing
     ]
-    source, parameters = db.rows(_MESSAGE_COLUMNS, values)
     condition = "EXISTS (SELECT 1 FROM duroxide_instance i WHERE i.id = r.instance)" if check_instance else "true"
-    db.execute(
-        f"""
-        INSERT INTO duroxide_message
-            (instance_id, kind, execution_id, event_id, name, payload, force, due_ms, visible_at_ms)
-        SELECT r.instance, r.kind, r.execution_id, r.event_id, r.name, r.payload, false,
-            COALESCE(r.visible_at, {db.now}), COALESCE(r.visible_at, {db.now})
-        FROM {source} WHERE {condition}""",
-        parameters,
-    )
+    for chunk in chunks(_MESSAGE_COLUMNS, values):
+        source, parameters = db.rows(_MESSAGE_COLUMNS, chunk)
+        db.execute(
+            f"""
+            INSERT INTO duroxide_message
+                (instance_id, kind, execution_id, event_id, name, payload, force, due_ms, visible_at_ms)
+            SELECT r.instance, r.kind, r.execution_id, r.event_id, r.name, r.payload, false,
+                COALESCE(r.visible_at, {db.now}), COALESCE(r.visible_at, {db.now})
+            FROM {source} WHERE {condition}""",
+            parameters,
+        )
 
 
 def deliver(

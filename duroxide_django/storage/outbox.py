@@ -10,6 +10,7 @@ from duroxide_django.engine import messages
 from duroxide_django.engine.failures import Failure
 from duroxide_django.engine.outcome import Completed, ContinuedAsNew, Failed, NewInstance
 from duroxide_django.storage import inbox
+from duroxide_django.storage.chunks import chunks
 from duroxide_django.storage.database import Database
 from duroxide_django.storage.inbox import Outgoing, StartRow
 
@@ -63,16 +64,22 @@ def _to_parent(turn: Commit, outcome: Completed | Failed) -> Outgoing:
     )
 
 
+_CANCEL_COLUMNS = (("child", "text"), ("parent", "bigint"), ("reason", "payload"))
+
+
 def _cancel_children(db: Database, cancels: list[tuple[str, int, str]]) -> None:
-    source, parameters = db.rows((("child", "text"), ("parent", "bigint"), ("reason", "payload")), cancels)
-    db.execute(
-        f"""
-        INSERT INTO duroxide_message (instance_id, kind, payload, force, due_ms, visible_at_ms)
-        SELECT i.id, '{messages.CANCEL}', r.reason, false, {db.now}, {db.now}
-        FROM {source} JOIN duroxide_instance i ON i.instance_id = r.child AND i.parent_id = r.parent
-        WHERE i.status = 'Running'""",
-        parameters,
-    )
+    # "+ 0" keeps the planner from the index of all children of a parent, NOT IN from that of all open instances: it
+    # would look through them for each child.
+    for chunk in chunks(_CANCEL_COLUMNS, cancels):
+        source, parameters = db.rows(_CANCEL_COLUMNS, chunk)
+        db.execute(
+            f"""
+            INSERT INTO duroxide_message (instance_id, kind, payload, force, due_ms, visible_at_ms)
+            SELECT i.id, '{messages.CANCEL}', r.reason, false, {db.now}, {db.now}
+            FROM {source} JOIN duroxide_instance i ON i.instance_id = r.child AND i.parent_id + 0 = r.parent
+            WHERE i.status NOT IN ('Completed', 'Failed')""",
+            parameters,
+        )
 
 
 def start_instances(db: Database, done: Sequence[Commit], committed: Committed) -> None:

@@ -170,6 +170,12 @@ def _places(columns: tuple[tuple[str, str], ...]) -> tuple[tuple[int, Callable[[
     return tuple((place, _SEALERS[kind]) for place, (_, kind) in enumerate(columns) if kind in _SEALERS)
 
 
+@cache
+def payload_places(columns: tuple[tuple[str, str], ...]) -> tuple[int, ...]:
+    """Return which columns hold payloads, by number."""
+    return tuple(place for place, _ in _places(columns))
+
+
 def seal_rows(columns: tuple[tuple[str, str], ...], rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
     """Return ``rows`` with their payload columns sealed."""
     places = _places(columns)

@@ -162,7 +162,7 @@ def _reschedule(db: Database, target: Target, scheduled: Sequence[events.Activit
         for event in scheduled
     ]
     if rows:
-        db.fetch(*activities.insertion(db, rows, lease_ms=0, worker=""))
+        db.one_by_one(activities.insertions(db, rows, lease_ms=0, worker=""))
 
 
 def _restore_kv(db: Database, plan: Plan) -> None:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 from django.db import connections, transaction
+from psycopg.sql import Literal as SqlLiteral
+
+from duroxide_django.storage.database import Database
+from duroxide_django.storage.fast import PLANNER_OPTIONS
 
 _STEPS = 100
 
@@ -91,3 +98,60 @@ def _rows(node: dict[str, Any]) -> int:
         return below
     names = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")
     return below + int(sum(node.get(name, 0) for name in names) * node["Actual Loops"])
+
+
+@contextmanager
+def effort(database: Database) -> Iterator[Callable[[], dict[str, int]]]:
+    """Measure what the statements inside the block cost, by their beginning: rows on PostgreSQL, steps on SQLite.
+
+    On PostgreSQL each statement is explained just before it is sent, planned as the engine loop's connection plans it;
+    every row that a node of its plan looks at counts, those of sets that were computed too.
+    """
+    found: dict[str, int] = defaultdict(int)
+    measure = _explained if database.features.has_prepared_statements else _counted
+
+    def watch(execute: Any, sql: str, parameters: Any, many: bool, context: Any) -> Any:
+        if not sql.lstrip().startswith(("SELECT", "WITH", "UPDATE", "INSERT", "DELETE")):
+            return execute(sql, parameters, many, context)
+        return measure(found, execute, sql, parameters, context)
+
+    with database.connection.execute_wrapper(watch):
+        yield lambda: dict(found)
+
+
+def _name(sql: str) -> str:
+    return " ".join(sql.split())[:70]
+
+
+def _counted(found: dict[str, int], execute: Any, sql: str, parameters: Any, context: Any) -> Any:
+    alias = context["connection"].alias
+    result: list[Any] = []
+    found[_name(sql)] += steps_taken(alias, lambda: result.append(execute(sql, parameters, False, context)))
+    return result[0]
+
+
+def _explained(found: dict[str, int], execute: Any, sql: str, parameters: Any, context: Any) -> Any:
+    connection = context["connection"]
+    raw = connection.connection
+    numbers = count(1)
+    numbered = re.sub(r"%([sb%])", lambda match: "%" if match[1] == "%" else f"${next(numbers)}", sql)
+    values = ", ".join(SqlLiteral(value).as_string(raw) for value in parameters)
+    with transaction.atomic(using=connection.alias):
+        raw.execute(PLANNER_OPTIONS.replace("SET ", "SET LOCAL "))
+        raw.execute(f"PREPARE explained AS {numbered}".encode())
+        try:
+            call = f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE explained{f'({values})' if values else ''}"
+            (plan,) = raw.execute(call.encode()).fetchone()
+        finally:
+            raw.execute("DEALLOCATE explained")
+        (explained,) = json.loads(plan) if isinstance(plan, str) else plan
+        transaction.set_rollback(True, using=connection.alias)
+    found[_name(sql)] += _looked_at(explained["Plan"])
+    return execute(sql, parameters, False, context)
+
+
+def _looked_at(node: dict[str, Any]) -> int:
+    names = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck", "Rows Removed by Join Filter")
+    # An index that makes a bitmap lists rows too that are deleted and not yet vacuumed; its heap scan counts the rest.
+    own = 0 if node["Node Type"] == "Bitmap Index Scan" else sum(node.get(name, 0) for name in names)
+    return int(own * node["Actual Loops"]) + sum(_looked_at(child) for child in node.get("Plans", ()))
