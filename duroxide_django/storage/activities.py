@@ -358,7 +358,7 @@ def _own_sessions(db: Database, found: list[Any], wanted: Wanted) -> list[Any]:
         return found
     known = [name for name in sessions if name in wanted.sessions_in_flight]
     fresh = [name for name in sessions if name not in wanted.sessions_in_flight][: wanted.new_sessions]
-    source, parameters = db.rows((("session_id", "text"),), [(name,) for name in [*known, *fresh]])
+    source, parameters = db.rows((("session_id", "text"),), [(name,) for name in sorted([*known, *fresh])])
     owned = (
         db.fetch(
             f"""

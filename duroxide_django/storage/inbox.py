@@ -54,6 +54,7 @@ def start(db: Database, rows: Sequence[StartRow]) -> dict[str, int]:
     unique: dict[str, StartRow] = {}
     for row in rows:
         unique.setdefault(row.instance_id, row)
+    # Sorted, so that two transactions that start the same ids don't wait for each other.
     values = [
         (
             row.instance_id,
@@ -64,7 +65,7 @@ def start(db: Database, rows: Sequence[StartRow]) -> dict[str, int]:
             row.parent_execution,
             row.parent_event,
         )
-        for row in unique.values()
+        for _, row in sorted(unique.items())
     ]
     if len(values) == 1 and db.features.has_writable_cte:
         return _start_one(db, values)
@@ -230,16 +231,20 @@ def _overtake(db: Database, instance_id: str) -> None:
 
 def _make_claimable(db: Database, instance_id: str) -> None:
     # A parked instance holds a lease without a token and hides its messages; a forced cancel must not wait for that.
-    db.execute(
-        f"""
-        UPDATE duroxide_message SET visible_at_ms = due_ms
-        WHERE due_ms <= {db.now} AND visible_at_ms > {db.now} AND instance_id IN (
-            SELECT id FROM duroxide_instance WHERE instance_id = %s AND lease_token IS NULL)""",
+    found = db.fetch(
+        "UPDATE duroxide_instance SET lease_until_ms = 0 WHERE instance_id = %s AND lease_token IS NULL RETURNING id",
         [instance_id],
     )
+    for (key,) in found:
+        show_messages(db, key)
+
+
+def show_messages(db: Database, key: int) -> None:
+    """Let the messages of an instance be claimed that were hidden until its next try."""
     db.execute(
-        "UPDATE duroxide_instance SET lease_until_ms = 0 WHERE instance_id = %s AND lease_token IS NULL",
-        [instance_id],
+        f"""UPDATE duroxide_message SET visible_at_ms = due_ms
+        WHERE instance_id = %s AND due_ms <= {db.now} AND visible_at_ms > {db.now}""",
+        [key],
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from duroxide_django.engine import messages
 from duroxide_django.storage.database import Database, new_token
 from duroxide_django.storage.health import PAUSED
-from duroxide_django.storage.inbox import Outgoing, send
+from duroxide_django.storage.inbox import Outgoing, send, show_messages
 from duroxide_django.storage.payloads import seal_blocked
 
 #: A paused instance is leased to nobody until then (the year 9999), in epoch milliseconds.
@@ -44,12 +44,14 @@ def resume(db: Database, instance_id: str) -> bool:
         [instance_id],
     )
     for (key,) in found:
-        db.execute(
-            f"""UPDATE duroxide_message SET visible_at_ms = due_ms
-            WHERE instance_id = %s AND due_ms <= {db.now} AND visible_at_ms > {db.now}""",
-            [key],
-        )
+        show_messages(db, key)
     return bool(found)
+
+
+def _lock(db: Database, instance_id: str) -> None:
+    """Lock the instance's row before its messages and activities (see architecture.md, Order of locks)."""
+    if db.features.has_row_locks:
+        db.fetch("SELECT id FROM duroxide_instance WHERE instance_id = %s FOR NO KEY UPDATE", [instance_id])
 
 
 _OF_CURRENT = """
@@ -67,6 +69,7 @@ def answer_activity(db: Database, instance_id: str, event_id: int, *, kind: str,
         kind: ActivityCompleted or ActivityFailed.
         payload: JSON text of the result, or of the failure details.
     """
+    _lock(db, instance_id)
     found = db.fetch(
         f"DELETE FROM duroxide_activity_task WHERE {_OF_CURRENT} RETURNING instance_id, execution_id, name",
         [instance_id, event_id, instance_id],
@@ -83,6 +86,7 @@ def hurry(db: Database, instance_id: str, event_id: int) -> str | None:
 
     An activity that runs now is left alone.
     """
+    _lock(db, instance_id)
     found = db.fetch(
         f"""
         UPDATE duroxide_activity_task SET visible_at_ms = {db.now}, attempts = 0, interruptions = 0,

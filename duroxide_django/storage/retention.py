@@ -73,8 +73,8 @@ def delete_rows(db: Database, keys: Sequence[int]) -> dict[str, int]:
             "duroxide_activity_task",
             "duroxide_queue_message",
             "duroxide_kv",
-            "duroxide_history",
             "duroxide_execution",
+            "duroxide_history",
         )
     }
     by_id, parameter = db.any_of("id", keys)
@@ -144,10 +144,13 @@ def prune(
     if completed_before_ms is not None:
         before = "AND e.completed_ms < %s"
         parameters.append(completed_before_ms)
+    # A lock that keeps deletions off until this is done, but no turn.
+    lock = "FOR KEY SHARE OF i FOR UPDATE OF e" if db.features.has_row_locks else ""
     found = db.fetch(
         f"""
         SELECT e.instance_id, e.execution_id FROM duroxide_execution e JOIN duroxide_instance i ON i.id = e.instance_id
-        WHERE {condition} AND e.execution_id <= i.current_execution_id - %s AND e.status <> 'Running' {before}""",
+        WHERE {condition} AND e.execution_id <= i.current_execution_id - %s AND e.status <> 'Running' {before}
+        ORDER BY e.instance_id, e.execution_id {lock}""",
         parameters,
     )
     if not found:

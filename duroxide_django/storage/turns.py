@@ -526,7 +526,7 @@ def park(db: Database, parked: Sequence[Parked]) -> None:
             None if item.blocked is None else seal_blocked(item.blocked),
             0 if item.keep_attempt else 1,
         )
-        for item in parked
+        for item in sorted(parked, key=lambda item: item.claimed.key)
     ]
     source, parameters = db.rows(_PARK_COLUMNS, values)
     found = db.fetch(
@@ -557,7 +557,9 @@ def discard(db: Database, claimed: Sequence[tuple[Claimed, Sequence[int]]]) -> N
 
     An instance that an operator reopened after it was read keeps them: they may be the ones that were sent for that.
     """
-    keys = [(item.key, key) for item, ids in claimed for key in ids]
+    # The instances' rows first, as everywhere (see architecture.md, Order of locks).
+    park(db, [Parked(claimed=item, delay_ms=0, blocked=None) for item, _ in claimed])
+    keys = sorted((item.key, key) for item, ids in claimed for key in ids)
     if keys:
         condition, parameters = db.keyed("duroxide_message", keys)
         db.execute(
@@ -567,7 +569,6 @@ def discard(db: Database, claimed: Sequence[tuple[Claimed, Sequence[int]]]) -> N
                 WHERE i.id = duroxide_message.instance_id AND i.status IN ('Completed', 'Failed'))""",
             parameters,
         )
-    park(db, [Parked(claimed=item, delay_ms=0, blocked=None) for item, _ in claimed])
 
 
 def delete_messages(db: Database, keys: Sequence[tuple[int, int]]) -> None:
