@@ -13,6 +13,8 @@ import enum
 import json
 import math
 import pathlib
+import re
+import sys
 import uuid
 from typing import Any
 
@@ -63,14 +65,24 @@ _encoder = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=encode_extra, check_circular=True
 )
 
+#: JSON text of a key that may not have been a text; without one no keys were merged, and the value isn't walked.
+_KEY_OF_ANOTHER_TYPE = re.compile(r'"(?:-?[0-9][0-9.e+-]*|true|false|null)":')
 
-def dumps(value: Any, *, what: str = "payload", max_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES) -> str:
+
+def dumps(
+    value: Any,
+    *,
+    what: str = "payload",
+    max_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
+    merges_keys: bool = False,
+) -> str:
     """Return ``value`` as JSON text.
 
     Args:
         value: anything JSON can carry, or one of the documented extra types.
         what: how an error message names the value.
         max_bytes: the largest text allowed, in UTF-8 bytes.
+        merges_keys: allow keys of a dict that are the same in JSON, as 1 and "1" are: one of the values gets lost.
 
     Raises:
         PayloadError: JSON or the database can't carry it; the message gives the path of the offending value.
@@ -80,11 +92,27 @@ def dumps(value: Any, *, what: str = "payload", max_bytes: int = DEFAULT_MAX_PAY
         text = _encoder.encode(value)
     except (TypeError, ValueError, RecursionError) as exc:
         raise PayloadError(f"{what} is not JSON serializable: {_explain(value, str(exc))}") from exc
+    if not merges_keys and _KEY_OF_ANOTHER_TYPE.search(text) and (problem := _find_merged_keys(value, "$")):
+        raise PayloadError(f"{what} can't be stored: {problem}")
     if not text.isascii() or "\\u0000" in text:
         problem = _find_unstorable(value, "$")
         if problem:
             raise PayloadError(f"{what} can't be stored: {problem}")
     return check_size(text, what, max_bytes)
+
+
+def as_text(value: Any, what: str) -> str:
+    """Return a text as it is, and any other value as JSON text: what KV entries and custom statuses hold.
+
+    Raises:
+        PayloadError: it is no text, and JSON can't carry it.
+    """
+    if isinstance(value, str):
+        # The bare text: an enumeration's member prints its name.
+        return str.__str__(value)
+    if type(value).__module__ == "django.utils.functional":
+        return str(value)  # A text that is translated late.
+    return dumps(value, what=what, max_bytes=sys.maxsize)
 
 
 def check_size(text: str, what: str, max_bytes: int) -> str:
@@ -136,6 +164,31 @@ def _find_unserialisable(value: Any, path: str, seen: set[int]) -> str | None:
     except TypeError:
         return f"{path} is of type {type(value).__name__}"
     return _find_unserialisable(stand_in, path, seen)
+
+
+def _find_merged_keys(value: Any, path: str) -> str | None:
+    if isinstance(value, dict):
+        if problem := _same_in_json(value, path):
+            return problem
+        members = [(f"{path}.{key}", member) for key, member in value.items()]
+    elif isinstance(value, (list, tuple)):
+        members = [(f"{path}[{index}]", member) for index, member in enumerate(value)]
+    elif isinstance(value, (str, int, float)) or value is None:
+        return None
+    else:
+        return _find_merged_keys(encode_extra(value), path)
+    return next(filter(None, (_find_merged_keys(member, below) for below, member in members)), None)
+
+
+def _same_in_json(value: dict[Any, Any], path: str) -> str | None:
+    seen: dict[str, Any] = {}
+    for key in value:
+        # As the encoder writes it: true, null, 1, 0.5.
+        text = key if isinstance(key, str) else json.dumps(key)
+        if text in seen:
+            return f"{path} has the keys {seen[text]!r} and {key!r}, which are the same in JSON"
+        seen[text] = key
+    return None
 
 
 def _find_unstorable(value: Any, path: str) -> str | None:

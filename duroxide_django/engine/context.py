@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 from duroxide_django.engine import tasks
-from duroxide_django.engine.codecs import check_size, dumps
+from duroxide_django.engine.codecs import as_text, check_size, dumps
+from duroxide_django.engine.events import VALUES_ARE_JSON
 from duroxide_django.engine.limits import (
     MAX_CUSTOM_STATUS_BYTES,
     MAX_INSTANCE_ID_CHARS,
@@ -129,8 +130,14 @@ class OrchestrationContext:
         session_id: str | None = None,
         **limits: Unpack[Limits],
     ) -> tasks.ActivityTask:
-        """Return a task like schedule_activity's; a str input is taken as JSON text, the result as ``result_type``."""
-        task = self._activity(name, self._dump_typed(input), session_id, **limits)
+        """Return a task like schedule_activity's that gives the result as ``result_type``.
+
+        Args:
+            input: any JSON-able value. Without a ``result_type``, and only then, a str is taken as JSON text that is
+                ready to send: ``"12345"`` reaches the activity as a number, ``"null"`` as None.
+            result_type: what to build out of the result; see docs/reference/values.md. None: what JSON gives.
+        """
+        task = self._activity(name, self._dump_typed(input, result_type), session_id, **limits)
         task.result_type = result_type
         return task
 
@@ -218,8 +225,11 @@ class OrchestrationContext:
     def schedule_sub_orchestration_typed(
         self, name: Named, input: Any = None, result_type: Any = None
     ) -> tasks.ChildTask:
-        """Return a task like schedule_sub_orchestration's; a str input is JSON text, the output ``result_type``."""
-        task = self._child(name, self._dump_typed(input))
+        """Return a task like schedule_sub_orchestration's that gives the output as ``result_type``.
+
+        Without a ``result_type`` a str input is taken as JSON text; see schedule_activity_typed().
+        """
+        task = self._child(name, self._dump_typed(input, result_type))
         task.result_type = result_type
         return task
 
@@ -227,7 +237,7 @@ class OrchestrationContext:
         self, name: Named, instance_id: str, input: Any = None, result_type: Any = None
     ) -> tasks.ChildTask:
         """See schedule_sub_orchestration_typed()."""
-        task = self._child(name, self._dump_typed(input), instance_id)
+        task = self._child(name, self._dump_typed(input, result_type), instance_id)
         task.result_type = result_type
         return task
 
@@ -242,7 +252,7 @@ class OrchestrationContext:
         return self._detached(name, instance_id, self._dump(input, "orchestration input"), version)
 
     def start_orchestration_typed(self, name: Named, instance_id: str, input: Any = None) -> tasks.DetachedTask:
-        """Return a task like start_orchestration's; a str input is taken as JSON text."""
+        """Return a task like start_orchestration's; a str input is taken as JSON text: ``"12345"`` is a number."""
         return self._detached(name, instance_id, self._dump_typed(input))
 
     def start_orchestration_versioned_typed(
@@ -260,7 +270,7 @@ class OrchestrationContext:
         return tasks.ContinueAsNewTask(self._dump(input, "continue_as_new input"), _version(version))
 
     def continue_as_new_typed(self, input: Any = None) -> tasks.ContinueAsNewTask:
-        """Return a task like continue_as_new's; a str input is taken as JSON text."""
+        """Return a task like continue_as_new's; a str input is taken as JSON text: ``"12345"`` is a number."""
         return tasks.ContinueAsNewTask(self._dump_typed(input))
 
     # Composition
@@ -307,12 +317,16 @@ class OrchestrationContext:
     # Custom status
 
     def set_custom_status(self, status: Any) -> None:
-        """Publish ``str(status)`` as the instance's progress.
+        """Publish the instance's progress.
+
+        Args:
+            status: a text, or any JSON-able value: it is published as JSON text.
 
         Raises:
             LimitExceeded: it is longer than MAX_CUSTOM_STATUS_BYTES.
+            PayloadError: it is no text, and JSON can't carry it.
         """
-        text = check_storable(str(status), "custom status")
+        text = check_storable(self._as_text(status, "custom status"), "custom status")
         self._execution.set_custom_status(check_bytes(text, "custom status", MAX_CUSTOM_STATUS_BYTES))
 
     def reset_custom_status(self) -> None:
@@ -326,12 +340,17 @@ class OrchestrationContext:
     # KV
 
     def set_kv_value(self, key: str, value: Any) -> None:
-        """Set a KV entry to ``str(value)``.
+        """Set a KV entry.
+
+        Args:
+            key: its name; ``str(key)`` is taken.
+            value: a text, or any JSON-able value: it is stored as JSON text, which get_kv_value_typed() decodes.
 
         Raises:
             LimitExceeded: the value is longer than MAX_KV_VALUE_BYTES, or MAX_KV_KEYS keys exist already.
+            PayloadError: the value is no text, and JSON can't carry it.
         """
-        self._execution.kv.set(str(key), str(value))
+        self._execution.kv.set(str(key), self._as_text(value, f"the value of KV key {str(key)!r}"))
 
     def get_kv_value(self, key: str) -> str | None:
         """Return the entry's value, or None."""
@@ -411,11 +430,18 @@ class OrchestrationContext:
         return tasks.DetachedTask(name, text, instance_id=instance_id, version=_version(version))
 
     def _dump(self, value: Any, what: str) -> str:
-        return dumps(value, what=what, max_bytes=self._max_bytes)
+        return dumps(value, what=what, max_bytes=self._max_bytes, merges_keys=not self._has_json_values)
 
-    def _dump_typed(self, value: Any) -> str:
-        # A str is taken as already serialised text (spec 16.6).
-        if isinstance(value, str):
+    @property
+    def _has_json_values(self) -> bool:
+        return self._execution.engine >= VALUES_ARE_JSON
+
+    def _as_text(self, value: Any, what: str) -> str:
+        return as_text(value, what) if self._has_json_values else str(value)
+
+    def _dump_typed(self, value: Any, result_type: Any = None) -> str:
+        # The reference's rule: a str is text that is serialised already. Who names types means what is passed.
+        if isinstance(value, str) and (result_type is None or not self._has_json_values):
             return check_size(check_storable(value, "input"), "input", self._max_bytes)
         return self._dump(value, "input")
 

@@ -17,7 +17,11 @@ from duroxide_django.exceptions import CorruptHistory, NewerEngine
 _PAYLOADS = frozenset({"input", "result", "output", "data", "details"})
 _COMMON = ("event_id", "timestamp_ms", "source_event_id")
 #: Raised when histories change in a way that older code can't read; recorded in OrchestrationStarted.
-ENGINE_VERSION = 2
+ENGINE_VERSION = 3
+
+#: The first engine version that stores KV values and custom statuses which aren't text as JSON, takes a str for a value
+#: in typed calls with a type, and refuses keys that JSON merges. Before it, all of these were ``str()`` or merged.
+VALUES_ARE_JSON = 3
 
 #: An event takes as many characters at least, with all that an execution keeps for it.
 _SMALL = 400

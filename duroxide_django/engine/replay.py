@@ -67,6 +67,7 @@ class LiveExecution:
         ended: whether the function will not be resumed any more.
         outcome: how it ended, or None.
         custom_status: the text as set so far.
+        engine: version of the engine that began the execution.
         kv: the KV entries as seen by the function.
         unmatched: actions emitted and not yet matched or recorded.
         dropped: leaves that lost, without a breadcrumb yet.
@@ -115,7 +116,7 @@ class LiveExecution:
         self._kv_base = dict(kv_base or {})
         self.kv = KvState(self._kv_base, self.emit, self._now_ms)
         self._buffer_events = self.options.buffer_events
-        self._engine = events.ENGINE_VERSION
+        self.engine = events.ENGINE_VERSION
         self._waiting_events: dict[str, deque[futures.Leaf]] = {}
         self._buffered_events: dict[str, deque[str]] = {}
         self._waiting_queues: dict[str, deque[futures.Leaf]] = {}
@@ -208,7 +209,7 @@ class LiveExecution:
         self.custom_status = event.initial_custom_status
         # As recorded: the setting may have changed since.
         self._buffer_events = not event.strict_events
-        self._engine = event.engine
+        self.engine = event.engine
         context = OrchestrationContext(self)
         try:
             result = self.function(context, loads(event.input))
@@ -232,7 +233,7 @@ class LiveExecution:
         leaf = action.leaf
         assert leaf is not None
         self.bind(leaf, event)
-        if self._engine < older.WORKERS_KEEP_TIME and leaf.family == futures.ACTIVITY:
+        if self.engine < older.WORKERS_KEEP_TIME and leaf.family == futures.ACTIVITY:
             assert isinstance(event, events.ActivityScheduled)
             older.expect_timer(self, leaf, event)
 
@@ -427,7 +428,12 @@ class LiveExecution:
 
     def _complete(self, value: Any) -> None:
         try:
-            output = dumps(value, what="orchestration output", max_bytes=self.options.max_payload_bytes)
+            output = dumps(
+                value,
+                what="orchestration output",
+                max_bytes=self.options.max_payload_bytes,
+                merges_keys=self.engine < events.VALUES_ARE_JSON,
+            )
         except (PayloadError, PayloadTooLarge) as exc:
             self._fail(from_exception(exc, "OrchestrationFailed"))
             return

@@ -285,6 +285,23 @@ class TestKeyValues:
         }
         assert client.get_kv_all_values("nobody") == {}
 
+    def test_hold_values_that_are_no_text_as_json(self, client, program):
+        """The typed getters give back what the orchestration set."""
+        value = {"total": 12.5, "lines": [1, None, "tea"], "done": True}
+
+        @program.orchestration("Storing")
+        def storing(ctx, input):
+            ctx.set_kv_value("value", value)
+            ctx.set_kv_value("list", [1, "2"])
+            ctx.set_custom_status({"step": 1})
+            yield ctx.schedule_timer(1)
+
+        client.start_orchestration("storing-1", "Storing")
+        program.drain()
+        assert client.get_kv_value_typed("storing-1", "value") == value
+        assert client.wait_for_kv_value_typed("storing-1", "list") == [1, "2"]
+        assert json.loads(client.get_status("storing-1").custom_status) == {"step": 1}
+
     def test_can_be_decoded(self, client):
         """The typed getters decode JSON; what is none is a ValueError, what is absent None."""
         assert client.get_kv_value_typed("keys-1", "json") == {"a": [1, 2]}

@@ -167,6 +167,24 @@ class TestTypedSpellings:
         assert client.get_status("detached").output == [3]
         assert client.get_status("detached-versioned").output == [4]
 
+    def test_take_a_str_for_a_str_where_a_type_is_named(self, output, program):
+        """What looks like JSON reaches the activity or child as it was passed, and comes back as the type says."""
+        program.orchestration("Kid")(lambda ctx, input: input)
+        looks = ["12345", "null", "[1, 2]", '"quoted"']
+
+        def typed(ctx, input):
+            found = []
+            for text in looks:
+                found.append((yield ctx.schedule_activity_typed("Echo", text, str)))
+                found.append((yield ctx.schedule_activity_with_retry_typed("Echo", text, None, str)))
+                found.append((yield ctx.schedule_activity_on_session_typed("Echo", text, "s", str)))
+                found.append((yield ctx.schedule_sub_orchestration_typed("Kid", text, str)))
+                child = f"kid-{looks.index(text)}"
+                found.append((yield ctx.schedule_sub_orchestration_with_id_typed("Kid", child, text, str)))
+            return found
+
+        assert output(typed) == [text for text in looks for _ in range(5)]
+
     def test_continue_as_new_too(self, output):
         def typed(ctx, input):
             if input is None:
@@ -200,7 +218,7 @@ class TestArgumentNames:
     def test_of_all(self, output):
         def gather(ctx, input):
             plain = yield ctx.all(tasks=[ctx.schedule_activity(name="Echo", input=1, session_id=None)])
-            typed = yield ctx.all_typed(tasks=[ctx.schedule_activity_typed(name="Echo", input="1", result_type=int)])
+            typed = yield ctx.all_typed(tasks=[ctx.schedule_activity_typed(name="Echo", input=1, result_type=int)])
             return [plain, typed]
 
         assert output(gather) == [[{"ok": 1}], [1]]

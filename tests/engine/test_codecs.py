@@ -120,6 +120,11 @@ REFUSED = [
     ({"k": ["ok", "\x00"]}, "the text at $.k[1] contains a NUL character"),
     ({"a\x00": 1}, "the text at $ (key) contains a NUL character"),
     ({"k": "\ud800"}, "the text at $.k contains a lone surrogate"),
+    ({1: "a", "1": "b"}, "$ has the keys 1 and '1', which are the same in JSON"),
+    ({"rows": [{}, {"x": {True: 1, "true": 2}}]}, "$.rows[1].x has the keys True and 'true'"),
+    ({None: 1, "null": 2}, "$ has the keys None and 'null'"),
+    ({0.5: 1, "0.5": 2}, "$ has the keys 0.5 and '0.5'"),
+    (Line({2: 1, "2": 2}, decimal.Decimal(1)), "$.article has the keys 2 and '2'"),
     (Line("\udfff", decimal.Decimal(1)), "the text at $.article contains a lone surrogate"),
 ]
 
@@ -138,6 +143,10 @@ class TestWriting:
         assert says in str(caught.value)
         assert str(caught.value).startswith("activity input ")
         assert isinstance(caught.value, (ValueError, TypeError))
+
+    def test_takes_keys_of_other_types_that_differ(self):
+        """Only keys that are the same in JSON are refused: one of their values would be lost."""
+        assert dumps({1: "a", 2: "b", "x": {None: 1, True: 2}}) == '{"1":"a","2":"b","x":{"null":1,"true":2}}'
 
     def test_takes_text_that_only_looks_like_a_nul(self):
         """A backslash, a u and four zeros are six harmless characters."""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import enum
+from dataclasses import replace
+
 import pytest
+from django.utils.translation import gettext_lazy
 
 from duroxide_django.engine.limits import MAX_CUSTOM_STATUS_BYTES, MAX_KV_KEYS, MAX_KV_VALUE_BYTES
 from duroxide_django.exceptions import LimitExceeded
@@ -20,9 +25,45 @@ def once(act):
     return orchestration
 
 
+class Stage(str, enum.Enum):  # noqa: UP042 - a StrEnum prints as its text
+    """Its members print as Stage.SENT."""
+
+    SENT = "sent"
+
+
 class TestReadingAndWriting:
+    @pytest.mark.parametrize(
+        ("value", "stored"),
+        [
+            ("plain", "plain"),
+            ('"quoted"', '"quoted"'),
+            (Stage.SENT, "sent"),
+            ({"day": dt.date(2024, 2, 29), "lines": (1, None)}, '{"day":"2024-02-29","lines":[1,null]}'),
+            (True, "true"),
+            (1.5, "1.5"),
+            (gettext_lazy("late"), "late"),
+        ],
+        ids=repr,
+    )
+    def test_stores_text_as_it_is_and_other_values_as_json(self, value, stored):
+        """What the client's typed getters decode; of KV entries and custom statuses alike."""
+
+        def act(ctx):
+            ctx.set_kv_value("key", value)
+            ctx.set_custom_status(value)
+            return [ctx.get_kv_value("key"), ctx.get_custom_status()]
+
+        assert begun(once(act)).output == [stored, stored]
+
+    def test_refuses_a_value_that_json_can_not_carry(self):
+        """At the call: the repr of an object would differ on each replay."""
+        for act in (lambda ctx: ctx.set_kv_value("key", object()), lambda ctx: ctx.set_custom_status({"a": object()})):
+            failure = begun(once(act)).failure
+            assert "is not JSON serializable" in failure.message
+            assert failure.message.startswith("PayloadError: ")
+
     def test_reads_its_own_writes(self):
-        """At once, without a yield; both key and value are made text."""
+        """At once, without a yield; a key is made text, a value that isn't one JSON text."""
 
         def act(ctx):
             ctx.set_kv_value("a", 1)
@@ -31,7 +72,7 @@ class TestReadingAndWriting:
             ctx.clear_kv_value("a")
             return [ctx.get_kv_value("a"), ctx.get_kv_value("b"), ctx.get_kv_all_values(), ctx.get_kv_length()]
 
-        assert begun(once(act)).output == [None, "{'x': 1}", {"b": "{'x': 1}", "3": "None"}, 2]
+        assert begun(once(act)).output == [None, '{"x":1}', {"b": '{"x":1}', "3": "null"}, 2]
 
     def test_gives_keys_sorted_and_values_as_a_copy(self):
         """Changing the copy changes nothing."""
@@ -215,8 +256,9 @@ class TestTheCustomStatus:
         assert life.result.status_changed is False
 
     def test_is_made_text(self):
-        """A dict becomes its repr, as it always did; users send json.dumps."""
-        assert begun(once(lambda ctx: ctx.set_custom_status({"a": 1}))).custom_status == "{'a': 1}"
+        """A text stays as it is; any other value becomes JSON."""
+        assert begun(once(lambda ctx: ctx.set_custom_status({"a": 1}))).custom_status == '{"a":1}'
+        assert begun(once(lambda ctx: ctx.set_custom_status('{"a": 1}'))).custom_status == '{"a": 1}'
 
     def test_can_be_read_and_reset(self):
         """get gives the last value set; reset is a change too."""
@@ -262,3 +304,32 @@ class TestTheCustomStatus:
     def test_must_be_storable(self, text):
         """NUL and lone surrogates are refused."""
         assert begun(once(lambda ctx: ctx.set_custom_status(text))).failure.error_types[0] == "InvalidArgument"
+
+
+class TestAHistoryOfAnEngineThatStoredReprs:
+    """Engine 2 stored ``str()`` of KV values and custom statuses, and merged keys that are the same in JSON."""
+
+    def test_replays_and_goes_on_by_the_old_rules(self):
+        def orchestration(ctx, input):
+            for number in (1, 2):
+                ctx.set_kv_value("key", {"n": number})
+                ctx.set_custom_status({"n": number})
+                yield ctx.schedule_activity_typed("A", str(number), str)
+                yield ctx.schedule_activity("B", {1: "a", "1": "b"})
+
+        life = begun(orchestration, keeps=False, checks=False)
+        old = {"key": "{'n': 1}"}
+        life.history = [
+            replace(event, **change)
+            for event, change in zip(
+                life.history,
+                ({"engine": 2}, {"value": old["key"]}, {"status": old["key"]}, {"input": "1"}),
+                strict=True,
+            )
+        ]
+        life.turn(life.completed("A", "done"))
+        assert life.result.activities[0].input == '{"1":"a","1":"b"}'
+        life.turn(life.completed("B"))
+        assert life.kv["key"][0] == "{'n': 2}"
+        assert life.result.custom_status == "{'n': 2}"
+        assert life.result.activities[0].input == "2"
