@@ -19,7 +19,8 @@ from duroxide_django.runtime.config import Config
 from duroxide_django.runtime.metrics import Metrics
 from duroxide_django.runtime.slow_turns import SlowTurns
 from duroxide_django.runtime.turns import MAX_PARK_MS, Work
-from duroxide_django.storage import turns
+from duroxide_django.storage import clock_steps, turns
+from duroxide_django.storage.clock import virtual_now_ms
 from duroxide_django.storage.database import Database
 from duroxide_django.storage.faults import is_transient
 from duroxide_django.storage.health import CORRUPT_ROW
@@ -83,6 +84,8 @@ class Claimer:
         self.fresh_ms: int | None = None
         self.fresh_since_ms = 0
         self.patience_ms = 0
+        # The database's time, and the monotonic clock's when it had answered.
+        self._clock: tuple[int, float] | None = None
         self._leases_until = self._row_by_row_until = float("-inf")
         # Quick turns in succession, by orchestration.
         self._quick_turns: defaultdict[str, int] = defaultdict(int)
@@ -116,14 +119,16 @@ class Claimer:
             patient: leave what is young to the worker that leads, unless this is it.
             relaxed: see ``turns.claim``.
         """
+        asked_at = time.monotonic()
         fresh = self._read_fresh()
-        if fresh is not None:
+        if fresh is not None and not self.check_clock(fresh.now_ms, asked_at):
             look.instances, look.now_ms, look.next_ms = len(fresh.claimed), fresh.now_ms, fresh.next_ms
             self._sort(look, fresh.claimed, fresh.batches, fresh.unreadable)
             return
         if self.goes_row_by_row():
             self._take_row_by_row(look)
             return
+        asked_at = time.monotonic()
         claimed, look.now_ms, look.next_ms = self._claim(
             patience_ms=self.patience_ms if patient else 0, relaxed=relaxed
         )
@@ -131,12 +136,31 @@ class Claimer:
         if not claimed:
             return
         try:
+            self.check_clock(look.now_ms, asked_at)
             self._read(look, claimed)
         except BaseException:
             # The claim may be committed already.
             look.parked = [Parked(claimed=item, delay_ms=0, blocked=None) for item in claimed]
             look.discarded = []
             raise
+
+    def check_clock(self, now_ms: int, asked_at: float) -> bool:
+        """Show what the database's clock hides if it went back; returns whether it did.
+
+        Args:
+            now_ms: its time, epoch milliseconds; 0: not known.
+            asked_at: when it was asked, on the monotonic clock: it may have answered late.
+        """
+        before, self._clock = self._clock, (now_ms, time.monotonic()) if now_ms else self._clock
+        went_back = bool(now_ms) and before is not None and _is_behind(before, now_ms, asked_at)
+        if went_back:
+            runtime_log.warning("The database's clock went back; showing what that hides")
+            self.show_hidden()
+        return went_back
+
+    def show_hidden(self) -> None:
+        """Let be claimed what became due before the database's clock went back."""
+        clock_steps.show_hidden(self._db, lease_ms=max(self._config.turn_lease_ms, self._config.activity_lease_ms))
 
     def _claim(
         self, *, patience_ms: int = 0, relaxed: bool = False, only: int | None = None
@@ -299,6 +323,11 @@ class Claimer:
             parents = turns.parent_ids(self._db, sorted({work.claimed.parent or 0 for work in children}))
             for work in children:
                 work.parent_instance = parents.get(work.claimed.parent or 0)
+
+
+def _is_behind(before: tuple[int, float], now_ms: int, asked_at: float) -> bool:
+    expected_ms = before[0] + (asked_at - before[1]) * 1000
+    return virtual_now_ms() is None and now_ms < expected_ms - clock_steps.TOLERANCE_MS
 
 
 def _is_suspect(work: Work) -> bool:

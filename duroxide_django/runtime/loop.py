@@ -76,6 +76,7 @@ class Loop(threading.Thread):
         self.registry = registry
         self.ready = threading.Event()
         self.turns = 0
+        self._begins = True
         self.rests = False
         self._hints = Hints()
         self.dispatcher.found = self._found
@@ -166,6 +167,9 @@ class Loop(threading.Thread):
             self._wake.clear()
             forget_queries()
             self.db.set_up()
+            if self._begins and self.config.runs_orchestrations:
+                self._tend("showing what the database's clock hides", self.dispatcher.claimer.show_hidden)
+            self._begins = False
             self._look()
             self.slots.expire()
             more = self.dispatcher.iterate(claiming=not stopping)
@@ -282,6 +286,9 @@ class Loop(threading.Thread):
         if self._due("beat", BEAT_MS):
             self._file.check()
             self._tend("announcing this worker", self._beat)
+            asked_at = time.monotonic()
+            if self.config.runs_orchestrations and self.dispatcher.claimer.check_clock(self.db.now_ms(), asked_at):
+                self.dispatcher.claims = self.dispatcher.fetches = True
         if self.slots.has_backlog() and self._due("backlog", BACKLOG_MS):
             # Short activities behind long ones: others may have free slots.
             waiting = self.slots.unstarted(longer_than_ms=2 * BACKLOG_MS)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from contextvars import Context, ContextVar
 from dataclasses import dataclass
 
+#: A paused instance is leased to nobody until then (the year 9999), in epoch milliseconds.
+FOR_EVER_MS = 253_402_214_400_000
+
 
 @dataclass(slots=True)
 class VirtualTime:

@@ -10,6 +10,7 @@ from duroxide_django.exceptions import InvalidArgument
 from duroxide_django.options import TagFilter
 from duroxide_django.storage.activities import CORRUPT, UNREADABLE
 from duroxide_django.storage.blockers import long_transactions
+from duroxide_django.storage.clock_steps import hidden_by_clock
 from duroxide_django.storage.database import Database, Row
 from duroxide_django.storage.findings import MAX_FINDINGS, PROBLEM, WARNING, Finding
 from duroxide_django.storage.invariant import IDLE, lost_work, open_windows, stuck
@@ -103,6 +104,7 @@ def examine(db: Database, *, overdue_ms: int = OVERDUE_MS) -> list[Finding]:
     found += _lingering_cancels(db, now_ms - overdue_ms)
     found += _unreadable_activities(db)
     found += _interrupted_activities(db, now_ms)
+    found += hidden_by_clock(db, now_ms)
     found += long_transactions(db, longer_than_ms=overdue_ms)
     found += dead
     return sorted(found, key=lambda finding: finding.severity != PROBLEM)

@@ -6,13 +6,11 @@ Call each inside a transaction. A write to an instance's row changes its mark, s
 from __future__ import annotations
 
 from duroxide_django.engine import messages
+from duroxide_django.storage.clock import FOR_EVER_MS
 from duroxide_django.storage.database import Database, new_token
 from duroxide_django.storage.health import PAUSED
 from duroxide_django.storage.inbox import Outgoing, send, show_messages
 from duroxide_django.storage.payloads import seal_blocked
-
-#: A paused instance is leased to nobody until then (the year 9999), in epoch milliseconds.
-FOR_EVER_MS = 253_402_214_400_000
 
 
 def pause(db: Database, instance_id: str, *, message: str) -> bool:

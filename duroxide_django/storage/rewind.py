@@ -9,9 +9,9 @@ from duroxide_django.engine.cuts import custom_status_after, kv_after
 from duroxide_django.engine.outcome import NewActivity
 from duroxide_django.engine.time_limits import TimeLimits
 from duroxide_django.storage import activities, retention, turns
+from duroxide_django.storage.clock import FOR_EVER_MS
 from duroxide_django.storage.database import Database, new_token
 from duroxide_django.storage.inbox import Outgoing, send
-from duroxide_django.storage.operations import FOR_EVER_MS
 from duroxide_django.storage.payloads import seal, unseal
 from duroxide_django.storage.rewind_plan import Plan, Rewound, Target
 
@@ -40,13 +40,17 @@ def carry_out(db: Database, plan: Plan) -> Rewound:
     ]
     send(db, outgoing)
     if unseen is not None:
-        # What has not been looked at yet comes after what is delivered again.
+        # What has not been looked at yet comes after what is delivered again: it gets new ids.
+        later = [key, unseen, messages.EXTERNAL_RAISED, messages.QUEUE_MESSAGE]
         db.execute(
             f"""
-            UPDATE duroxide_message SET due_ms = {db.now} + 1, visible_at_ms = {db.now} + 1
-            WHERE instance_id = %s AND id <= %s AND kind IN (%s, %s)""",
-            [key, unseen, messages.EXTERNAL_RAISED, messages.QUEUE_MESSAGE],
+            INSERT INTO duroxide_message
+                (instance_id, kind, execution_id, event_id, name, payload, force, due_ms, visible_at_ms)
+            SELECT instance_id, kind, execution_id, event_id, name, payload, force, {db.now}, {db.now}
+            FROM duroxide_message WHERE instance_id = %s AND id <= %s AND kind IN (%s, %s) ORDER BY id""",
+            later,
         )
+        db.execute("DELETE FROM duroxide_message WHERE instance_id = %s AND id <= %s AND kind IN (%s, %s)", later)
     for child in plan.retried:
         carry_out(db, child)
     return plan.summary()

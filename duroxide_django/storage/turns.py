@@ -11,7 +11,7 @@ from typing import Any
 from duroxide_django.engine import events
 from duroxide_django.engine.events import ENGINE_VERSION
 from duroxide_django.engine.kv import Entry
-from duroxide_django.engine.messages import CONTINUE_AS_NEW, START, Mail, Message
+from duroxide_django.engine.messages import CONTINUE_AS_NEW, START, TIMER_FIRED, Mail, Message
 from duroxide_django.exceptions import CorruptHistory, CorruptRow, DuroxideError
 from duroxide_django.storage.database import Database, new_token
 from duroxide_django.storage.payloads import seal_blocked, unseal, unseal_event, unseal_optional
@@ -253,8 +253,7 @@ def read_fresh(
         return None
     fresh = Fresh(now_ms=now_ms, next_ms=moment(found[0][24]))
     claimed: dict[int, Claimed] = {}
-    # In the order of becoming due; what begins an execution comes first.
-    for row in sorted(found, key=lambda row: (row[16] not in (START, CONTINUE_AS_NEW), moment(row[22]) or 0, row[15])):
+    for row in _in_order(found, key=15, kind=16, due_ms=22):
         key = row[0]
         if key not in claimed:
             claimed[key] = _claimed(row, None)
@@ -324,7 +323,7 @@ def _payload(stored: str, instance: int, unreadable: Unreadable | None) -> str:
 def read_messages(
     db: Database, keys: Sequence[int], unreadable: Unreadable, since_ms: dict[int, int] | None = None
 ) -> dict[int, list[Message]]:
-    """Return the visible messages of instances, each list in the order of becoming visible (W35).
+    """Return the visible messages of instances, each list in its order (see ``_in_order``).
 
     What begins an execution comes first, or a flood of older messages could push it out of the batch.
 
@@ -335,17 +334,42 @@ def read_messages(
     condition, parameter = db.any_of("instance_id", keys)
     found = db.fetch(
         f"""
-        SELECT instance_id, visible_at_ms, id, kind, execution_id, event_id, name, payload, force
+        SELECT instance_id, visible_at_ms, id, kind, execution_id, event_id, name, payload, force, due_ms
         FROM duroxide_message WHERE {condition} AND visible_at_ms <= {db.now}
-        ORDER BY CASE WHEN kind IN (%s, %s) THEN 0 ELSE 1 END, due_ms, id LIMIT {MAX_BATCH_MESSAGES}""",
+        ORDER BY CASE WHEN kind IN (%s, %s) THEN 0 ELSE 1 END, id LIMIT {MAX_BATCH_MESSAGES}""",
         [parameter, START, CONTINUE_AS_NEW],
     )
     batches: dict[int, list[Message]] = defaultdict(list)
     since_ms = {} if since_ms is None else since_ms
-    for instance, visible_at_ms, *row in found:
+    for instance, visible_at_ms, *row, _ in _in_order(found, key=2, kind=3, due_ms=9):
         batches[instance].append(_message(instance, row, unreadable))
         since_ms[instance] = min(visible_at_ms, since_ms.get(instance, visible_at_ms))
     return batches
+
+
+def _in_order(rows: Sequence[Sequence[Any]], *, key: int, kind: int, due_ms: int) -> list[Sequence[Any]]:
+    """Return rows of messages in the order in which they are processed; the arguments are places in a row.
+
+    What begins an execution comes first. The others are in the order of their ids, which no clock changes; timers go
+    among them by the time at which they were due.
+    """
+    begins: list[Sequence[Any]] = []
+    others: list[Sequence[Any]] = []
+    timers: list[Sequence[Any]] = []
+    for row in rows:
+        chosen = begins if row[kind] in (START, CONTINUE_AS_NEW) else timers if row[kind] == TIMER_FIRED else others
+        chosen.append(row)
+    for part in (begins, others):
+        part.sort(key=itemgetter(key))
+    if not timers:
+        return begins + others
+    timers.sort(key=lambda row: (moment(row[due_ms]) or 0, row[key]), reverse=True)
+    merged = begins
+    for row in others:
+        while timers and (moment(timers[-1][due_ms]) or 0, timers[-1][key]) < (moment(row[due_ms]) or 0, row[key]):
+            merged.append(timers.pop())
+        merged.append(row)
+    return merged + timers[::-1]
 
 
 _MESSAGE_SHAPE = (int, str, OPTIONAL_INT, OPTIONAL_INT, OPTIONAL_TEXT, str, int)
