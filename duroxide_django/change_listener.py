@@ -107,9 +107,7 @@ class ChangeListener(threading.Thread):
         made = Watch(self, instance_id, wake)
         self._watches[instance_id].add(made)
         self._fresh.add(instance_id)
-        # A full buffer rings too.
-        with contextlib.suppress(BlockingIOError):
-            self._ringer.send(b"\0")
+        self._ring()
         return made
 
     def remove(self, watch: Watch) -> None:
@@ -119,7 +117,15 @@ class ChangeListener(threading.Thread):
             watches.discard(watch)
             if not watches:
                 del self._watches[watch.instance_id]
+            if not self._watches:
                 self._unused_since = time.monotonic()
+                self._ring()
+
+    def _ring(self) -> None:
+        """Let the thread look again at who waits."""
+        # A full buffer rings too, and a thread that has ended needs no ring.
+        with contextlib.suppress(OSError):
+            self._ringer.send(b"\0")
 
     def run(self) -> None:
         """See Thread."""
@@ -133,10 +139,10 @@ class ChangeListener(threading.Thread):
                 try:
                     self._serve(wrapper)
                 except (psycopg.Error, DjangoDatabaseError) as exc:
-                    self.is_listening = False
-                    if not failing:
+                    if self.is_listening or not failing:
+                        # Once for each outage.
                         runtime_log.warning("Listening for changes failed; waits poll", error=describe(exc))
-                    failing = True
+                    self.is_listening, failing = False, True
                     wrapper.close()
                     self._wake(self._watched())
                     time.sleep(_RETRY_S)
