@@ -93,6 +93,8 @@ class Settings:
     MODULES: list[str] = ["workflows"]
     #: Instances one worker process computes in one batch.
     ORCHESTRATION_BATCH: int = 200
+    #: Bytes of messages, histories or inputs that one worker process reads at once; a single one may have more.
+    ORCHESTRATION_BATCH_BYTES: int = 32 * 1024 * 1024
     #: Concurrent turns of one process; 0: run no orchestrations. (The batch is computed by one thread.)
     ORCHESTRATION_CONCURRENCY: int = 4
     #: Slots for activities in one process; 0: run no activities.
@@ -157,6 +159,7 @@ class Settings:
         "DATABASE": _text,
         "MODULES": _texts,
         "ORCHESTRATION_BATCH": _positive,
+        "ORCHESTRATION_BATCH_BYTES": _positive,
         "ORCHESTRATION_CONCURRENCY": _not_negative,
         "WORKER_CONCURRENCY": _not_negative,
         "WORKER_TAG_FILTER": _tag_filter,

@@ -82,6 +82,11 @@ class Cache:
         while self._mailboxes and (len(self._mailboxes) > self._max_count or self._mail_size > self._max_bytes):
             self._pop_mailbox(next(iter(self._mailboxes)))
 
+    def has_mailbox(self, key: int, mark: int) -> bool:
+        """Return whether ``take_mailbox`` would return one."""
+        kept = self._mailboxes.get(key)
+        return kept is not None and kept[0] == mark
+
     def take_mailbox(self, key: int, mark: int) -> Mailbox | None:
         """Remove and return the mailbox of an instance, if nobody has gone on with it since."""
         kept = self._pop_mailbox(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ from duroxide_django.engine.mailbox import Mailbox
 from duroxide_django.engine.registry import Registry
 from duroxide_django.exceptions import ConfigurationError
 from duroxide_django.logs import describe, runtime_log
-from duroxide_django.runtime.cache import Cache
+from duroxide_django.runtime.batch_size import BatchSize
+from duroxide_django.runtime.cache import Cache, Cached
 from duroxide_django.runtime.config import Config
 from duroxide_django.runtime.metrics import Metrics
 from duroxide_django.runtime.slow_turns import SlowTurns
@@ -24,6 +26,7 @@ from duroxide_django.storage.clock import virtual_now_ms
 from duroxide_django.storage.database import Database
 from duroxide_django.storage.faults import is_transient
 from duroxide_django.storage.health import CORRUPT_ROW
+from duroxide_django.storage.large import state_sizes, take
 from duroxide_django.storage.shapes import plain
 from duroxide_django.storage.turns import Claimed, Parked
 
@@ -69,6 +72,7 @@ class Claimer:
     """Takes instances for one dispatcher.
 
     Attributes:
+        size: how much the next look takes.
         fresh_ms: messages that have been visible for less need no lease, milliseconds; None: all do.
         fresh_since_ms: messages that became visible before need one in any case, epoch milliseconds.
         patience_ms: for so long messages are left to the worker that leads, milliseconds.
@@ -81,6 +85,7 @@ class Claimer:
         self._db = db
         self._cache = cache
         self._metrics = metrics
+        self.size = BatchSize(config.batch, config.batch_bytes)
         self.fresh_ms: int | None = None
         self.fresh_since_ms = 0
         self.patience_ms = 0
@@ -92,7 +97,7 @@ class Claimer:
 
     def reads_fresh(self) -> bool:
         """Return whether a look tries to do without leases."""
-        return self.fresh_ms is not None and time.monotonic() >= self._leases_until
+        return self.fresh_ms is not None and time.monotonic() >= self._leases_until and not self.size.is_halved
 
     def goes_row_by_row(self) -> bool:
         """Return whether everything is read and written row by row: some row could not be."""
@@ -138,9 +143,10 @@ class Claimer:
         try:
             self.check_clock(look.now_ms, asked_at)
             self._read(look, claimed)
-        except BaseException:
+        except BaseException as exc:
+            counts = self.size.failed(exc, len(claimed))
             # The claim may be committed already.
-            look.parked = [Parked(claimed=item, delay_ms=0, blocked=None) for item in claimed]
+            look.parked = [Parked(claimed=item, delay_ms=0, blocked=None, keep_attempt=counts) for item in claimed]
             look.discarded = []
             raise
 
@@ -167,7 +173,7 @@ class Claimer:
     ) -> tuple[list[Claimed], int, int | None]:
         return turns.claim(
             self._db,
-            limit=self._config.batch,
+            limit=self.size.instances,
             lease_ms=self._config.turn_lease_ms,
             known=self._registry.known_code(),
             grace_ms=self._config.unknown_code_grace_ms,
@@ -179,16 +185,21 @@ class Claimer:
     def _read(self, look: Look, claimed: list[Claimed]) -> None:
         unreadable: turns.Unreadable = {}
         since_ms: dict[int, int] = {}
-        batches = turns.read_messages(self._db, [item.key for item in claimed], unreadable, since_ms)
+        bounds, keys = self.size.bounds, [item.key for item in claimed]
+        batches, left = turns.read_messages(self._db, keys, unreadable, bounds, since_ms)
         # Each claimed instance has a message among those that the claim looked at: fewer were all there are.
-        look.more = sum(map(len, batches.values())) + len(unreadable) >= self._config.batch
+        look.more = left or sum(map(len, batches.values())) + len(unreadable) >= self.size.instances
         # The longest waiting first: the last of a batch that takes too long are given back.
         claimed.sort(key=lambda item: since_ms.get(item.key, 0))
         self._sort(look, claimed, batches, unreadable)
 
     def _take_row_by_row(self, look: Look) -> None:
         """Look at the queue instance by instance, each in a savepoint; set aside those that can't be taken."""
-        for key in turns.candidates(self._db, limit=self._config.batch):
+        read = 0
+        for key in turns.candidates(self._db, limit=self.size.instances):
+            if read > self.size.bytes:
+                look.more = True
+                break
             alone = Look()
             try:
                 with self._db.atomic():
@@ -200,6 +211,8 @@ class Claimer:
                 self._set_aside(key, exc)
                 continue
             look.instances += len(claimed)
+            read += sum(len(message.payload) for work in alone.works for message in work.batch)
+            read += sum(len(data) for work in alone.works for *_, data in work.history)
             look.works += alone.works
             look.parked += alone.parked
             look.discarded += alone.discarded
@@ -232,6 +245,7 @@ class Claimer:
         return turns.read_fresh(
             self._db,
             limit=self._config.batch,
+            max_bytes=self._config.batch_bytes,
             known=self._registry.known_code(),
             grace_ms=self._config.unknown_code_grace_ms,
             since_ms=self.fresh_since_ms,
@@ -270,7 +284,39 @@ class Claimer:
                 look.works.append(work)
         if suspects or slow:
             self._set_apart(look, suspects, slow)
+        self._postpone_large(look)
         self._read_state(look.works)
+
+    def _postpone_large(self, look: Look) -> None:
+        """Leave turns for the next look whose replays would read too much together."""
+        cold = [work for work in look.works if self._is_cold(work)]
+        if len(cold) < 2:
+            return
+        # One that continues as new reads nothing of the history that it leaves.
+        executions = [(work.claimed.key, work.claimed.execution_id + bool(work.beginning())) for work in cold]
+        sizes = state_sizes(self._db, executions)
+        places, left = take([(0, sizes[work.claimed.key]) for work in cold], each=sys.maxsize, together=self.size.bytes)
+        if not left:
+            return
+        kept = {cold[place].claimed.key for place in places}
+        rest = [work for work in cold if work.claimed.key not in kept]
+        gone = {work.claimed.key for work in rest}
+        look.works = [work for work in look.works if work.claimed.key not in gone]
+        look.parked += [Parked(claimed=work.claimed, delay_ms=0, blocked=None) for work in rest if work.claimed.token]
+        look.more = True
+
+    def _is_cold(self, work: Work) -> bool:
+        """Return whether what its turn needs is to be read from the database, beside its messages."""
+        beginning = work.beginning()
+        if beginning is None:
+            return self._live(work) is None
+        kept = work.claimed.attempts <= 1 and self._cache.has_mailbox(work.claimed.key, work.claimed.mark)
+        return beginning.kind == messages.CONTINUE_AS_NEW and not kept
+
+    def _live(self, work: Work) -> Cached | None:
+        """Return the live execution that an instance's turn goes on with, or None."""
+        cached = self._cache.get(work.claimed.key)
+        return cached if cached is not None and work.claimed.attempts <= 1 and cached.fits(work.claimed) else None
 
     def _set_apart(self, look: Look, suspects: list[Work], slow: list[Work]) -> None:
         """Take one suspect, or else the slow one that has waited longest; the others have to wait."""
@@ -293,10 +339,8 @@ class Claimer:
                 if beginning.kind == messages.CONTINUE_AS_NEW:
                     renewed.append(work)
                 continue
-            cached = self._cache.get(work.claimed.key)
-            if cached is not None and work.claimed.attempts <= 1 and cached.fits(work.claimed):
-                work.cached = cached
-            else:
+            work.cached = self._live(work)
+            if work.cached is None:
                 self._cache.drop(work.claimed.key)
                 cold.append(work)
         executions = [(work.claimed.key, work.claimed.execution_id) for work in cold]

@@ -24,6 +24,7 @@ class Config:
     runs_orchestrations: bool
     slots: int
     batch: int
+    batch_bytes: int
     tag_filter: TagFilter
     poll_ms: int
     turn_lease_ms: int
@@ -93,6 +94,7 @@ def resolve(options: RuntimeOptions | None) -> Config:
         runs_orchestrations=pick(given.orchestration_concurrency, "ORCHESTRATION_CONCURRENCY") > 0,
         slots=pick(given.worker_concurrency, "WORKER_CONCURRENCY"),
         batch=settings.ORCHESTRATION_BATCH,
+        batch_bytes=settings.ORCHESTRATION_BATCH_BYTES,
         tag_filter=TagFilter.parse(pick(given.worker_tag_filter, "WORKER_TAG_FILTER")),
         poll_ms=pick(given.dispatcher_poll_interval_ms, "POLL_INTERVAL_MS"),
         turn_lease_ms=settings.TURN_LEASE_MS,

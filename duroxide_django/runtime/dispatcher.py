@@ -37,6 +37,7 @@ from duroxide_django.storage.clock import virtual_now_ms
 from duroxide_django.storage.commits import Commit, Committed
 from duroxide_django.storage.database import Database, new_token
 from duroxide_django.storage.faults import is_locked
+from duroxide_django.storage.large import take
 from duroxide_django.storage.turns import Claimed, Parked
 
 #: After the database failed, everything is leased for so long, in seconds: where nothing can be written, a look that
@@ -45,6 +46,10 @@ DISTRUST_S = 10.0
 
 #: Turns are computed for this share of a lease, then what is done is committed: nobody else must take it over.
 _BATCH_SHARE = 1 / 3
+
+#: Turns are computed until they have this many times as many characters to write as a batch may read bytes. What a
+#: turn reads it writes once or twice.
+_WRITTEN_SHARE = 4
 
 #: So long after a turn was overtaken the queue is looked at again, milliseconds.
 OVERTAKEN_MS = 50
@@ -98,6 +103,8 @@ class Dispatcher:
         self.draining = False
         self.next_deadline_ms: int | None = None
         self._room = 0
+        # Whether it was a look at the queue that failed, not a commit.
+        self._look_failed = False
         self.announce: Callable[[str], None] = lambda _what: None
         #: What clients wait for.
         self.watched = wakeups.Watched()
@@ -185,10 +192,10 @@ class Dispatcher:
                 with self.asking_database():
                     self._commit_at_once(taken)
                     committed, works, tasks = self._transact_somehow(taken, capacity, claiming=claiming)
-            except BaseException:
+            except BaseException as exc:
                 for item in taken.turns:
                     item.commit.claimed.token = taken.tokens[item.commit.claimed.key]
-                self._forget(taken.turns, foreign)
+                self._forget(taken.turns, foreign, counts=self._failed_by_size(taken, exc))
                 self.parked += taken.parked
                 self.discarded += taken.discarded
                 self.interrupted += taken.interrupted
@@ -293,8 +300,7 @@ class Dispatcher:
 
     def _sort_finished(self) -> list[Finished]:
         """Compute the turns of local completions; return the completions that have to go by message."""
-        finished = [*self.held_back, *self.slots.take_finished()]
-        self.held_back = []
+        finished, self.held_back = self._not_too_much([*self.held_back, *self.slots.take_finished()])
         # Others may have waited for its session, or for a place for theirs.
         self.fetches = self.slots.take_session_ended() or self.fetches
         if committed := self.slots.take_committed():
@@ -326,11 +332,23 @@ class Dispatcher:
         foreign, self.foreign = self.foreign, []
         return foreign
 
+    def _not_too_much(self, finished: list[Finished]) -> tuple[list[Finished], list[Finished]]:
+        """Return (completions that one transaction takes, the rest)."""
+        if sum(len(item.payload) for item in finished) <= self.claimer.size.bytes:
+            return finished, []
+        places, _ = take(
+            [(0, len(item.payload)) for item in finished], each=sys.maxsize, together=self.claimer.size.bytes
+        )
+        return finished[: len(places)], finished[len(places) :]
+
     def _claim(self, *, relaxed: bool) -> list[Work]:
         self.claims = False
         look = Look()
         try:
             self.claimer.take(look, patient=not self._own_messages, relaxed=relaxed)
+        except BaseException:
+            self._look_failed = True
+            raise
         finally:
             self.parked += look.parked
             self.discarded += look.discarded
@@ -364,15 +382,18 @@ class Dispatcher:
 
     def _compute_all(self, works: list[Work]) -> None:
         self.works = works[::-1]
+        written = 0
         lease_ms = min(self.config.turn_lease_ms, self.config.activity_lease_ms)
         enough_at = time.monotonic() + lease_ms / 1000 * _BATCH_SHARE
         while self.works:
+            before = len(self.pending)
             self._compute(self.works.pop())
-            if time.monotonic() >= enough_at:
+            written += sum(item.commit.size for item in self.pending[before:])
+            if time.monotonic() >= enough_at or written > _WRITTEN_SHARE * self.config.batch_bytes:
                 self._give_rest_back()
 
     def _give_rest_back(self) -> None:
-        """Let others, or a later look, have what is left of a batch whose leases would run out."""
+        """Let others, or a later look, have what is left of a batch that takes too long, or has too much to write."""
         rest, self.works = self.works, []
         for work in rest:
             # By message: nobody renews the leases of activities that have ended.
@@ -438,6 +459,8 @@ class Dispatcher:
             self.fetches = self._left_to_fetch = True
 
     def _after_commit(self, computed: list[Computed], committed: Committed) -> None:
+        if computed:
+            self.claimer.size.succeeded()
         if committed.wakes:
             self.claims = self._own_messages = True
         within = [
@@ -563,15 +586,27 @@ class Dispatcher:
         self._forget(pending, [])
         self.cache.clear()
 
-    def _forget(self, computed: list[Computed], foreign: list[Finished]) -> None:
-        """After a failed transaction: nothing computed is kept, completions are tried again as messages."""
+    def _failed_by_size(self, taken: Batch, error: BaseException) -> bool:
+        """Take less next time; returns whether the attempt of the batch's only turn counts."""
+        if self._look_failed or not taken.turns:
+            self._look_failed = False
+            return False
+        return self.claimer.size.failed(error, len(taken.turns))
+
+    def _forget(self, computed: list[Computed], foreign: list[Finished], *, counts: bool = False) -> None:
+        """After a failed transaction: nothing computed is kept, completions are tried again as messages.
+
+        Args:
+            counts: whether the turns count as attempts.
+        """
         for item in computed:
             self.cache.drop(item.commit.claimed.key)
             if item.execution is not None:
                 item.execution.close()
             self.held_back += item.commit.finished
             if item.commit.claimed.token is not None:
-                self.parked.append(Parked(claimed=item.commit.claimed, delay_ms=0, blocked=None))
+                parked = Parked(claimed=item.commit.claimed, delay_ms=0, blocked=None, keep_attempt=counts)
+                self.parked.append(parked)
         self.held_back += foreign
         self.claims = True
         self.fetches = True

@@ -55,6 +55,7 @@ class Fetcher:
         tag_filter = self._config.tag_filter
         return Wanted(
             limit=limit,
+            max_bytes=self._config.batch_bytes,
             names=sorted(self._registry.activities),
             untagged=tag_filter.untagged,
             tags=tag_filter.names,
@@ -81,7 +82,7 @@ class Fetcher:
             reached = wanted.new_sessions > 0 and len(_new_sessions(found, wanted)) >= wanted.new_sessions
             self._crowded = reached or (self._crowded and wanted.new_sessions == 0)
             # At the cap, those of sessions in flight and those without one are still to be had.
-            self.left_some = len(found) >= limit or reached
+            self.left_some = len(found) >= limit or reached or _is_heavy(found, wanted)
         self._eager_until = float("-inf") if self.left_some else began + EAGER_S
         self._metrics.add("worker_dispatcher_items_fetched", len(found))
         return self._without_further_suspects(found)
@@ -107,7 +108,7 @@ class Fetcher:
             ),
             relaxed=relaxed,
         )
-        self.left_some = len(found) >= wanted.limit or len(new) < wanted.new_sessions
+        self.left_some = len(found) >= wanted.limit or len(new) < wanted.new_sessions or _is_heavy(found, wanted)
         return found
 
     def _lease(self, wanted: Wanted, *, relaxed: bool) -> list[Task]:
@@ -127,6 +128,11 @@ class Fetcher:
             return found
         activities.release(self._db, suspects[:-1], delay_ms=SUSPECT_DELAY_MS)
         return [task for task in found if task not in suspects[:-1]]
+
+
+def _is_heavy(found: list[Task], wanted: Wanted) -> bool:
+    """Return whether some activities may have been left for the size of their inputs."""
+    return sum(len(task.input) for task in found) * 2 > wanted.max_bytes
 
 
 def _new_sessions(found: list[Task], wanted: Wanted) -> set[str]:

@@ -17,6 +17,7 @@ from duroxide_django.engine.outcome import NewActivity
 from duroxide_django.engine.time_limits import NO_LIMITS, TimeLimits
 from duroxide_django.exceptions import ConfigurationError, CorruptRow, DuroxideError
 from duroxide_django.logs import describe, runtime_log
+from duroxide_django.storage import large
 from duroxide_django.storage.chunks import chunks
 from duroxide_django.storage.database import Database, Statement, new_token
 from duroxide_django.storage.faults import is_transient
@@ -200,6 +201,7 @@ class Wanted:
 
     Attributes:
         limit: how many activities at the most.
+        max_bytes: how many bytes of input they may have together; the first may have more.
         names: activities it has functions for.
         untagged, tags: its tag filter; tags None: every tag.
         owner: its identity for sessions.
@@ -219,6 +221,7 @@ class Wanted:
     new_sessions: int
     busy_sessions: Sequence[str] = ()
     serial_sessions: bool = False
+    max_bytes: int = 32 * 1024 * 1024
 
 
 def fetch(
@@ -247,12 +250,30 @@ def fetch(
         UPDATE duroxide_activity_task SET lease_token = %s, lease_until_ms = {db.now} + %s, attempts = attempts + 1,
             worker = %s
         FROM candidate WHERE instance_id = of_instance AND id = of_task
-        RETURNING id, instance_id, execution_id, event_id, name, input, tag, session_id, retry, attempts, interruptions,
+        RETURNING id, instance_id, execution_id, event_id, name, {large.inline(db, "input")}, tag, session_id, retry,
+            attempts, interruptions, {db.features.byte_length("input")},
             {db.features.relaxed_commit if relaxed else "NULL"}""",
         [*parameters, wanted.limit, token, lease_ms, worker],
     )
-    found = _own_sessions(db, _whole_rows(db, sorted(found, key=itemgetter(0))), wanted)
+    found = _with_inputs(db, sorted(found, key=itemgetter(0)), wanted.max_bytes)
+    found = _own_sessions(db, _whole_rows(db, found), wanted)
     return _with_instances(db, found, token)
+
+
+def _with_inputs(db: Database, found: list[Any], max_bytes: int) -> list[Any]:
+    """Return fetched rows with their inputs; what exceeds the bytes is given back."""
+    if all(row[11] <= large.INLINE_BYTES for row in found):
+        return found
+    places, left = large.take([(row[0], row[11]) for row in found], each=max_bytes, together=max_bytes)
+    taken = [list(found[place]) for place in places]
+    if left:
+        kept = set(places)
+        give_back(db, [(row[1], row[0]) for place, row in enumerate(found) if place not in kept])
+    outsize = [row for row in taken if row[11] > large.INLINE_BYTES]
+    texts = large.read_texts(db, "duroxide_activity_task", "input", [(row[1], row[0]) for row in outsize])
+    for row in outsize:
+        row[5] = texts.get(row[0])
+    return taken
 
 
 def fetch_row_by_row(db: Database, wanted: Wanted, *, lease_ms: int, worker: str, relaxed: bool = False) -> list[Task]:
@@ -392,7 +413,8 @@ def _with_instances(db: Database, found: list[Any], token: int) -> list[Task]:
     }
     tasks = []
     unreadable: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for key, instance, execution_id, event_id, name, text, tag, session_id, retry, attempts, interruptions, _ in found:
+    for row in found:
+        key, instance, execution_id, event_id, name, text, tag, session_id, retry, attempts, interruptions, *_ = row
         if instance not in instances:
             continue
         try:
@@ -402,7 +424,7 @@ def _with_instances(db: Database, found: list[Any], token: int) -> list[Task]:
             _set_aside(db, (key, instance), exc)
             continue
         try:
-            text = unseal(text)  # noqa: PLW2901 - nobody needs the stored form
+            text = unseal(text)
         except DuroxideError as exc:
             unreadable[f"{UNREADABLE}: {exc}"].append((instance, key))
             continue

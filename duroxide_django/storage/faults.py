@@ -70,6 +70,28 @@ def is_transient(error: BaseException) -> bool:
     return False
 
 
+#: What a statement, or what it returns, meets if it is too large: the connection breaks, or memory runs out on the
+#: server. Its time-outs are not among them: others' locks end in them too.
+_OF_SIZE = ("08", "53200", "57P02")
+_NO_MEMORY = 7
+
+
+def may_come_of_size(error: BaseException) -> bool:
+    """Return whether an error may mean that a statement asked too much of the database, or of the connection."""
+    cause: BaseException | None = error
+    while cause is not None:
+        state = getattr(cause, "sqlstate", None)
+        if isinstance(state, str):
+            return state.startswith(_OF_SIZE)
+        code = getattr(cause, "sqlite_errorcode", None)
+        if isinstance(code, int):
+            return code & 0xFF == _NO_MEMORY
+        if _passes(cause):
+            return True
+        cause = cause.__cause__
+    return False
+
+
 def _passes(error: BaseException) -> bool:
     state = getattr(error, "sqlstate", None)
     if isinstance(state, str):

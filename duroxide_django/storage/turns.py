@@ -13,6 +13,7 @@ from duroxide_django.engine.events import ENGINE_VERSION
 from duroxide_django.engine.kv import Entry
 from duroxide_django.engine.messages import CONTINUE_AS_NEW, START, TIMER_FIRED, Mail, Message
 from duroxide_django.exceptions import CorruptHistory, CorruptRow, DuroxideError
+from duroxide_django.storage import large
 from duroxide_django.storage.database import Database, new_token
 from duroxide_django.storage.payloads import seal_blocked, unseal, unseal_event, unseal_optional
 from duroxide_django.storage.shapes import OPTIONAL_INT, OPTIONAL_TEXT, Shape, fits, mended, moment
@@ -22,6 +23,21 @@ Unreadable = dict[int, DuroxideError]
 
 #: Messages read for one batch; what lies beyond stays in the queue for the next turn.
 MAX_BATCH_MESSAGES = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How much is read of the messages of a batch; what lies beyond stays in the queue for the next turn.
+
+    Attributes:
+        messages: rows of all instances.
+        turn: bytes of one instance; its first message may have more.
+        batch: bytes of all instances; the first message may have more.
+    """
+
+    messages: int
+    turn: int
+    batch: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -198,14 +214,15 @@ class Fresh:
     next_ms: int | None = None
 
 
-#: Status, attempts, blocked and visible_at_ms of a row of ``read_fresh``.
-_FRESH = itemgetter(4, 12, 13, 23)
+#: Status, attempts, blocked, payload and visible_at_ms of a row of ``read_fresh``.
+_FRESH = itemgetter(4, 12, 13, 20, 23)
 
 
 def read_fresh(
     db: Database,
     *,
     limit: int,
+    max_bytes: int,
     known: Sequence[str],
     grace_ms: int,
     since_ms: int,
@@ -219,6 +236,7 @@ def read_fresh(
 
     Args:
         limit: so many messages are too many: they are to be leased.
+        max_bytes: a message is to be leased if ``limit`` messages of its size would have more bytes together.
         known, grace_ms: see ``claim``.
         since_ms: older messages, by the time they became visible, epoch milliseconds, are to be leased: what made this
             worker's predecessor die must be counted.
@@ -234,7 +252,8 @@ def read_fresh(
         SELECT i.id, i.instance_id, i.name, i.version, i.status, i.current_execution_id, i.last_event_id, i.mark,
             i.parent_id, i.parent_execution_id, i.parent_event_id,
             CASE WHEN m.kind = '{CONTINUE_AS_NEW}' THEN i.custom_status END, i.attempts, i.blocked, {db.now},
-            m.id, m.kind, m.execution_id, m.event_id, m.name, m.payload, m.force, m.due_ms, m.visible_at_ms,
+            m.id, m.kind, m.execution_id, m.event_id, m.name, {large.inline(db, "m.payload", most=max_bytes // limit)},
+            m.force, m.due_ms, m.visible_at_ms,
             ({_NEXT.format(now=db.now)})
         FROM duroxide_message m JOIN duroxide_instance i ON i.id = m.instance_id
         WHERE m.visible_at_ms <= {db.now} AND i.lease_until_ms <= {db.now}
@@ -247,8 +266,8 @@ def read_fresh(
     now_ms = int(found[0][14])
     oldest_ms = max(since_ms, now_ms - within_ms)
     if len(found) >= limit or any(
-        status != "Running" or attempts or blocked or visible_at_ms <= oldest_ms
-        for status, attempts, blocked, visible_at_ms in map(_FRESH, found)
+        status != "Running" or attempts or blocked or payload is None or visible_at_ms <= oldest_ms
+        for status, attempts, blocked, payload, visible_at_ms in map(_FRESH, found)
     ):
         return None
     fresh = Fresh(now_ms=now_ms, next_ms=moment(found[0][24]))
@@ -321,8 +340,12 @@ def _payload(stored: str, instance: int, unreadable: Unreadable | None) -> str:
 
 
 def read_messages(
-    db: Database, keys: Sequence[int], unreadable: Unreadable, since_ms: dict[int, int] | None = None
-) -> dict[int, list[Message]]:
+    db: Database,
+    keys: Sequence[int],
+    unreadable: Unreadable,
+    bounds: Bounds,
+    since_ms: dict[int, int] | None = None,
+) -> tuple[dict[int, list[Message]], bool]:
     """Return the visible messages of instances, each list in its order (see ``_in_order``).
 
     What begins an execution comes first, or a flood of older messages could push it out of the batch.
@@ -330,21 +353,34 @@ def read_messages(
     Args:
         unreadable: gets the instances whose messages can't be read.
         since_ms: gets when the first message of each became visible, epoch milliseconds.
+
+    Returns:
+        the messages by instance key, and whether any were left in the queue for their size.
     """
     condition, parameter = db.any_of("instance_id", keys)
     found = db.fetch(
         f"""
-        SELECT instance_id, visible_at_ms, id, kind, execution_id, event_id, name, payload, force, due_ms
+        SELECT instance_id, visible_at_ms, {db.features.byte_length("payload")}, id, kind, execution_id, event_id,
+            name, {large.inline(db, "payload")}, force, due_ms
         FROM duroxide_message WHERE {condition} AND visible_at_ms <= {db.now}
-        ORDER BY CASE WHEN kind IN (%s, %s) THEN 0 ELSE 1 END, id LIMIT {MAX_BATCH_MESSAGES}""",
+        ORDER BY CASE WHEN kind IN (%s, %s) THEN 0 ELSE 1 END, id LIMIT {bounds.messages}""",
         [parameter, START, CONTINUE_AS_NEW],
     )
+    ordered = _in_order(found, key=3, kind=4, due_ms=10)
+    places, left = large.take([(row[0], row[2]) for row in ordered], each=bounds.turn, together=bounds.batch)
+    outsize = [(ordered[place][0], ordered[place][3]) for place in places if ordered[place][2] > large.INLINE_BYTES]
+    texts = large.read_texts(db, "duroxide_message", "payload", outsize)
     batches: dict[int, list[Message]] = defaultdict(list)
     since_ms = {} if since_ms is None else since_ms
-    for instance, visible_at_ms, *row, _ in _in_order(found, key=2, kind=3, due_ms=9):
+    for place in places:
+        instance, visible_at_ms, size, *row, _ = ordered[place]
+        if size > large.INLINE_BYTES:
+            if row[0] not in texts:
+                continue  # A client deleted it since.
+            row[5] = texts[row[0]]
         batches[instance].append(_message(instance, row, unreadable))
         since_ms[instance] = min(visible_at_ms, since_ms.get(instance, visible_at_ms))
-    return batches
+    return batches, left
 
 
 def _in_order(rows: Sequence[Sequence[Any]], *, key: int, kind: int, due_ms: int) -> list[Sequence[Any]]:

@@ -32,6 +32,7 @@ def fresh(database):
     def fresh(**conditions):
         usual = {
             "limit": 10,
+            "max_bytes": 2**20,
             "known": KNOWN,
             "grace_ms": 0,
             "since_ms": 0,

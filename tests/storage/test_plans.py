@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from duroxide_django.runtime.batch_size import BatchSize
 from duroxide_django.storage import activities, turns
 from duroxide_django.storage.activities import Wanted
 from duroxide_django.storage.database import Database
@@ -122,7 +123,9 @@ def test_the_size_of_the_store_does_not_matter(database):
     assert rows_read(database.alias, lambda: turns.read_histories(database, [(key, 1)])) < 50
     few = [(other, 1) for other in range(key, key + 5)]
     assert rows_read(database.alias, lambda: turns.read_histories(database, few)) < 100
-    assert rows_read(database.alias, lambda: turns.read_messages(database, [key], {})) < 50
+    assert (
+        rows_read(database.alias, lambda: turns.read_messages(database, [key], {}, BatchSize(200, 2**25).bounds)) < 50
+    )
 
 
 @pytest.mark.parametrize("backend", ["postgres"], indirect=True)
