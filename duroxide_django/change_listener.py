@@ -169,11 +169,17 @@ class ChangeListener(threading.Thread):
         keep_alive(wrapper)
         wrapper.ensure_connection()
         connection: Any = wrapper.connection
-        self._db.execute(f"LISTEN {wakeups.CHANGED}")
+        # Behind a pooler it would listen in a session of others.
+        listens = self._db.owns_session()
+        if listens:
+            self._db.execute(f"LISTEN {wakeups.CHANGED}")
+        else:
+            self._hints_arrive = False
         self._states.clear()
         self._listen(connection)
         # A connection of a pool goes to others, who read no hints.
-        self._db.execute(f"UNLISTEN {wakeups.CHANGED}")
+        if listens:
+            self._db.execute(f"UNLISTEN {wakeups.CHANGED}")
 
     def _listen(self, connection: Any) -> None:
         with selectors.DefaultSelector() as selector:

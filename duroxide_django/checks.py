@@ -102,6 +102,33 @@ def check_transactions(**_: Any) -> list[checks.CheckMessage]:
     ]
 
 
+#: Connections of a worker process besides those of its slots: the loop, the listener, the keeper, retention.
+OWN_CONNECTIONS = 4
+
+
+@checks.register("duroxide_django")
+def check_pool(**_: Any) -> list[checks.CheckMessage]:
+    """E011: Django's connection pool is too small for a worker."""
+    alias = settings.DATABASE if settings.is_valid("DATABASE") else DEFAULT_DB_ALIAS
+    pool = connections.databases.get(alias, {}).get("OPTIONS", {}).get("pool")
+    if not pool or not settings.is_valid("WORKER_CONCURRENCY"):
+        return []
+    options = pool if isinstance(pool, dict) else {}
+    # psycopg's defaults.
+    size = options.get("max_size") or options.get("min_size", 4)
+    needed = settings.WORKER_CONCURRENCY + OWN_CONNECTIONS
+    if size >= needed:
+        return []
+    return [
+        checks.Error(
+            f"The pool of the alias {alias!r} has {size} connections; a worker needs {needed}: one for each of "
+            f"WORKER_CONCURRENCY ({settings.WORKER_CONCURRENCY}) slots, and {OWN_CONNECTIONS} of its own.",
+            hint=f"Set OPTIONS['pool'] to {{'max_size': {needed}}} or more, or lower WORKER_CONCURRENCY.",
+            id="duroxide_django.E011",
+        )
+    ]
+
+
 @checks.register("duroxide_django", checks.Tags.database)
 def check_database(*, databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
     """E005: the database is too old. W006: SQLite without WAL. W007: a migration is missing.

@@ -26,6 +26,10 @@ def _flag(value: Any) -> Problem:
     return None if isinstance(value, bool) else "must be True or False"
 
 
+def _optional_flag(value: Any) -> Problem:
+    return None if value is None or isinstance(value, bool) else "must be True, False or None"
+
+
 def _text(value: Any) -> Problem:
     return None if isinstance(value, str) and value else "must be a non-empty text"
 
@@ -140,8 +144,8 @@ class Settings:
     MAX_PAYLOAD_BYTES: int = 2 * 1024 * 1024
     #: Use PostgreSQL's LISTEN/NOTIFY as a hint between processes.
     NOTIFY: bool = True
-    #: Prepare the statements that are sent most on PostgreSQL; False behind a pooler that can't keep them.
-    PREPARED_STATEMENTS: bool = True
+    #: Prepare the statements that are sent most on PostgreSQL; None: unless a pooler stands in between.
+    PREPARED_STATEMENTS: bool | None = None
     #: How long ended instances are kept, by orchestration ("*": all others), for example {"*": {"days": 30}}.
     RETENTION: dict[str, Any] = {}
     #: How often a worker looks for instances to delete, in milliseconds.
@@ -188,7 +192,7 @@ class Settings:
         "LOG_PAYLOADS": _flag,
         "MASKED_KEYS": _texts,
         "NOTIFY": _flag,
-        "PREPARED_STATEMENTS": _flag,
+        "PREPARED_STATEMENTS": _optional_flag,
         "SHUTDOWN_TIMEOUT_MS": _not_negative,
     }
 

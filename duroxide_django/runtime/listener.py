@@ -66,6 +66,11 @@ class Listener(threading.Thread):
         keep_alive(wrapper)
         wrapper.ensure_connection()
         connection: Any = wrapper.connection
+        if not self._db.owns_session():
+            # It would listen in a session of others, and hear nothing: polling goes on.
+            wrapper.close()
+            self._ended.set()
+            return
         with wrapper.cursor() as cursor:
             cursor.execute(f"LISTEN {CHANNEL}; LISTEN {WATCHED}")
         self._failing = False

@@ -14,11 +14,13 @@ from django.utils.connection import ConnectionDoesNotExist
 
 from duroxide_django.conf import settings
 from duroxide_django.exceptions import ConfigurationError
+from duroxide_django.logs import runtime_log
 from duroxide_django.storage.clock import virtual_now_ms, virtual_time
 from duroxide_django.storage.fast import (
     LOCK_WAIT_MS,
     SHORT_LOCK_WAIT_MS,
     fast_cursor,
+    is_pooled,
     keep_alive,
     prepared_cursor,
     set_up,
@@ -67,7 +69,8 @@ class Database:
         database._idle_ms = max(idle_ms, SHORTEST_IDLE_MS)
         # What is set up for one session would go back into a pool.
         pooled = bool(self.connection.settings_dict["OPTIONS"].get("pool"))
-        database._fast = self.features.has_prepared_statements and settings.PREPARED_STATEMENTS and not pooled
+        wanted = settings.PREPARED_STATEMENTS is not False and not pooled
+        database._fast = self.features.has_prepared_statements and wanted
         database.bounds_waits = self.features.has_row_locks
         return database
 
@@ -81,6 +84,12 @@ class Database:
         """Connect and set up the connection of ``for_loop``; cheap if that is done; outside of transactions."""
         if self.features.has_prepared_statements:
             keep_alive(self.connection)
+        if self._fast and not self.owns_session():
+            self._fast = False
+            runtime_log.warning(
+                "A pooler stands between this worker and PostgreSQL: statements are not prepared, nothing is listened "
+                "to. If each client has a server connection of its own there, set PREPARED_STATEMENTS to True."
+            )
         if self._fast:
             set_up(self.connection, idle_ms=self._idle_ms)
 
@@ -94,6 +103,12 @@ class Database:
             return  # The connection is set up so.
         wait_ms = SHORT_LOCK_WAIT_MS if short else LOCK_WAIT_MS
         self.fetch(f"SELECT set_config('lock_timeout', '{wait_ms}', true)")
+
+    def owns_session(self) -> bool:
+        """Return whether what is set, prepared or listened to in a session stays with this thread's connection."""
+        if settings.PREPARED_STATEMENTS is not None or not self.features.has_prepared_statements:
+            return True
+        return not is_pooled(self.connection)
 
     @property
     def connection(self) -> BaseDatabaseWrapper:
@@ -119,8 +134,8 @@ class Database:
     def _cursor(self) -> AbstractContextManager[Any]:
         if self._fast:
             return fast_cursor(self.connection)
-        if self._prepares and settings.PREPARED_STATEMENTS:
-            return prepared_cursor(self.connection)
+        if self._prepares and settings.PREPARED_STATEMENTS is not False:
+            return prepared_cursor(self.connection, anyway=bool(settings.PREPARED_STATEMENTS))
         return self.connection.cursor()
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:

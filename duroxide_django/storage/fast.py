@@ -49,6 +49,25 @@ _SERVER_OPTIONS = (
     "WHERE current_setting('idle_in_transaction_session_timeout') = '0'"
 )
 
+#: By (host, port): whether a pooler answers there.
+_poolers: dict[tuple[str, int], bool] = {}
+
+
+def is_pooled(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether a pooler, such as PgBouncer, stands between this connection and its server.
+
+    It answers with a process id of its own when a connection is made. Asked once for each address.
+    """
+    connection.ensure_connection()
+    raw: Any = connection.connection
+    address = raw.info.host, raw.info.port
+    if address not in _poolers:
+        with connection.wrap_database_errors:
+            pid = raw.execute("SELECT pg_backend_pid()", prepare=False).fetchone()[0]
+        _poolers[address] = pid != raw.info.backend_pid
+    return _poolers[address]
+
+
 _SETTINGS = f"{PLANNER_OPTIONS}; SET lock_timeout = {LOCK_WAIT_MS}; {_SERVER_OPTIONS}"
 
 #: psycopg's connections that are set up.
@@ -87,13 +106,20 @@ def fast_cursor(connection: BaseDatabaseWrapper) -> Iterator[Any]:
 
 
 @contextmanager
-def prepared_cursor(connection: BaseDatabaseWrapper) -> Iterator[Any]:
+def prepared_cursor(connection: BaseDatabaseWrapper, *, anyway: bool) -> Iterator[Any]:
     """Give a cursor that prepares its statements, on a connection that the users' code uses too.
 
     It behaves as Django's in all else: wrappers, query log, errors.
+
+    Args:
+        anyway: prepare them behind a pooler too.
     """
     connection.ensure_connection()
     connection.validate_no_broken_transaction()
+    if not anyway and is_pooled(connection):
+        with connection.cursor() as plain:
+            yield plain
+        return
     with connection.wrap_database_errors:
         cursor = _preparing_cursor()(connection.connection)
     make = connection.make_debug_cursor if connection.queries_logged else connection.make_cursor

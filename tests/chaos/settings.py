@@ -26,9 +26,8 @@ DUROXIDE = {
     # Each try may fall to a kill of its own; poison is not what this is about.
     "MAX_ATTEMPTS": env.int("CHAOS_MAX_ATTEMPTS", 50),
     "SHUTDOWN_TIMEOUT_MS": 3_000,
-    # As the documentation says for PgBouncer in transaction mode.
-    "NOTIFY": env("CHAOS_POOLER", default="") != "transaction",
-    "PREPARED_STATEMENTS": env("CHAOS_POOLER", default="") != "transaction",
+    # As the documentation says for PgBouncer in session mode; in transaction mode workers notice it.
+    "PREPARED_STATEMENTS": True if env("CHAOS_POOLER", default="") == "session" else None,
 }
 if env("CHAOS_POOLER", default="") == "transaction":
     DATABASES["default"]["DISABLE_SERVER_SIDE_CURSORS"] = True
