@@ -20,7 +20,7 @@ from duroxide_django.runtime.cache import Cache, Cached
 from duroxide_django.runtime.config import Config
 from duroxide_django.runtime.metrics import Metrics
 from duroxide_django.runtime.slow_turns import SlowTurns
-from duroxide_django.runtime.turns import MAX_PARK_MS, Work
+from duroxide_django.runtime.turns import MAX_PARK_MS, Work, failed_alone
 from duroxide_django.storage import clock_steps, turns
 from duroxide_django.storage.clock import virtual_now_ms
 from duroxide_django.storage.database import Database
@@ -144,9 +144,10 @@ class Claimer:
             self.check_clock(look.now_ms, asked_at)
             self._read(look, claimed)
         except BaseException as exc:
-            counts = self.size.failed(exc, len(claimed))
             # The claim may be committed already.
-            look.parked = [Parked(claimed=item, delay_ms=0, blocked=None, keep_attempt=counts) for item in claimed]
+            look.parked = [Parked(claimed=item, delay_ms=0, blocked=None) for item in claimed]
+            if self.size.failed(exc, len(claimed)):
+                look.parked = [failed_alone(item, exc) for item in claimed]
             look.discarded = []
             raise
 

@@ -30,7 +30,7 @@ from duroxide_django.runtime.fetching import Fetcher
 from duroxide_django.runtime.metrics import Metrics
 from duroxide_django.runtime.postponed import Locked, Postponed
 from duroxide_django.runtime.slots import Slots
-from duroxide_django.runtime.turns import Computed, TurnComputer, Work
+from duroxide_django.runtime.turns import Computed, TurnComputer, Work, failed_alone
 from duroxide_django.storage import commits
 from duroxide_django.storage.activities import Finished, Task
 from duroxide_django.storage.clock import virtual_now_ms
@@ -195,7 +195,7 @@ class Dispatcher:
             except BaseException as exc:
                 for item in taken.turns:
                     item.commit.claimed.token = taken.tokens[item.commit.claimed.key]
-                self._forget(taken.turns, foreign, counts=self._failed_by_size(taken, exc))
+                self._forget(taken.turns, foreign, exc if self._failed_alone(taken, exc) else None)
                 self.parked += taken.parked
                 self.discarded += taken.discarded
                 self.interrupted += taken.interrupted
@@ -586,18 +586,18 @@ class Dispatcher:
         self._forget(pending, [])
         self.cache.clear()
 
-    def _failed_by_size(self, taken: Batch, error: BaseException) -> bool:
+    def _failed_alone(self, taken: Batch, error: BaseException) -> bool:
         """Take less next time; returns whether the attempt of the batch's only turn counts."""
         if self._look_failed or not taken.turns:
             self._look_failed = False
             return False
         return self.claimer.size.failed(error, len(taken.turns))
 
-    def _forget(self, computed: list[Computed], foreign: list[Finished], *, counts: bool = False) -> None:
+    def _forget(self, computed: list[Computed], foreign: list[Finished], alone: BaseException | None = None) -> None:
         """After a failed transaction: nothing computed is kept, completions are tried again as messages.
 
         Args:
-            counts: whether the turns count as attempts.
+            alone: why the only turn failed, if it counts as an attempt.
         """
         for item in computed:
             self.cache.drop(item.commit.claimed.key)
@@ -605,8 +605,9 @@ class Dispatcher:
                 item.execution.close()
             self.held_back += item.commit.finished
             if item.commit.claimed.token is not None:
-                parked = Parked(claimed=item.commit.claimed, delay_ms=0, blocked=None, keep_attempt=counts)
-                self.parked.append(parked)
+                claimed = item.commit.claimed
+                again = Parked(claimed=claimed, delay_ms=0, blocked=None)
+                self.parked.append(again if alone is None else failed_alone(claimed, alone))
         self.held_back += foreign
         self.claims = True
         self.fetches = True

@@ -345,6 +345,18 @@ class TurnComputer:
         return Computed(commit, None)
 
 
+def failed_alone(claimed: Claimed, error: BaseException) -> Parked:
+    """Return how an instance is given back that the database failed at, with nothing else beside it.
+
+    The attempt counts. The pauses keep a database that comes and goes from using all of them up.
+    """
+    tries = tries_before(claimed.blocked, DATABASE_FAILED) + 1
+    message = f"{type(error).__name__}: {error}"
+    runtime_log.warning("The database fails at a single turn; it counts as an attempt", tries=tries, **_ids(claimed))
+    blocked: dict[str, object] = {"reason": DATABASE_FAILED, "message": message, "tries": tries}
+    return Parked(claimed=claimed, delay_ms=park_ms(tries), blocked=blocked, keep_attempt=True)
+
+
 def _readable(history: Sequence[StoredEvent]) -> list[events.Event]:
     readable = []
     for stored in history:

@@ -15,6 +15,7 @@ from duroxide_django.models import HistoryEvent, Instance
 from duroxide_django.storage import activities, chunks, commits, turns
 from duroxide_django.storage.activities import Wanted
 from duroxide_django.storage.database import Database
+from duroxide_django.testing import virtual_clock
 from tests.runtime.program import take_for_quick, work
 
 KB = 1024
@@ -206,9 +207,14 @@ def test_a_turn_that_breaks_the_connection_ends_as_poison_alone(client, program,
         return write(db, done, **how)
 
     monkeypatch.setattr(commits, "commit", break_down)
-    worker = program.dispatcher(batch=20, max_attempts=4)
-    drive(worker)
-    assert [client.get_status(name).output for name in names] == [4] * 20
+    with virtual_clock() as clock:
+        worker = program.dispatcher(batch=20, max_attempts=4)
+        drive(worker)
+        assert [client.get_status(name).output for name in names] == [4] * 20
+        assert "database" in Instance.objects.using(backend).get(instance_id="bad").blocked
+        for _ in range(10):
+            clock.advance(minutes=2)
+            drive(worker)
     status = client.get_status("bad")
     assert status.status == "Failed"
     assert "poison" in status.error
