@@ -240,3 +240,32 @@ def test_an_outage_costs_no_attempt(client, program, backend, monkeypatch):
     assert [client.get_status(name).output for name in names] == [4] * 20
     assert not worker.claimer.size.is_halved
     assert not HistoryEvent.objects.using(backend).filter(kind="OrchestrationFailed").exists()
+
+
+def test_results_are_committed_in_bounded_batches(client, program, monkeypatch):
+    """Completions of this process that exceed the bytes wait for its next transaction."""
+    client.start_orchestration("wide", "Wide", 10)
+    written = []
+    write = commits.commit
+
+    def watch(db, done, **how):
+        written.append(sum(len(item.payload) for turn in done for item in turn.finished))
+        return write(db, done, **how)
+
+    monkeypatch.setattr(commits, "commit", watch)
+    work(program.dispatcher(batch_bytes=50 * KB))
+    assert client.get_status("wide").output == 10 * len(BLOB)
+    assert sum(written) == 10 * len(json.dumps(BLOB))
+    assert max(written) <= 50 * KB
+
+
+def test_live_executions_are_kept_by_the_size_of_their_payloads(client, program):
+    """The one used last stays, however large: its next turn would read all of it again."""
+    client.start_many([(f"wait-{number}", "Wait", BLOB) for number in range(10)])
+    few, one = program.dispatcher(cache_bytes=100 * KB), program.dispatcher(cache_bytes=KB)
+    work(few)
+    assert len(few.cache) == 4
+    for number in range(10):
+        client.raise_event(f"wait-{number}", "other")
+    work(one)
+    assert len(one.cache) == 1
