@@ -425,6 +425,7 @@ class ThreadSlots(Slots):
 
     def _work(self) -> None:
         try:
+            self.db.watch_connections()
             while (item := self._queue.get()) is not None:
                 try:
                     clean_context().run(self._run, *item)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from django.conf import settings as django_settings
 from django.db import OperationalError, ProgrammingError, connections, reset_queries, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 from django.utils.connection import ConnectionDoesNotExist
 
 from duroxide_django.conf import settings
@@ -22,6 +24,7 @@ from duroxide_django.storage.fast import (
     fast_cursor,
     is_pooled,
     keep_alive,
+    let_server_watch,
     prepared_cursor,
     set_up,
 )
@@ -103,6 +106,12 @@ class Database:
             return  # The connection is set up so.
         wait_ms = SHORT_LOCK_WAIT_MS if short else LOCK_WAIT_MS
         self.fetch(f"SELECT set_config('lock_timeout', '{wait_ms}', true)")
+
+    def watch_connections(self) -> None:
+        """Have both ends notice if the other one's host is gone, on connections that this thread makes from now on."""
+        if self.features.has_prepared_statements:
+            keep_alive(self.connection)
+            _watching.database = self
 
     def owns_session(self) -> bool:
         """Return whether what is set, prepared or listened to in a session stays with this thread's connection."""
@@ -239,6 +248,26 @@ class Database:
 
     def __repr__(self) -> str:
         return f"<Database {self.alias!r}>"
+
+
+class _Watching(threading.local):
+    """The database whose connections this thread has watched."""
+
+    database: Database | None = None
+
+
+_watching = _Watching()
+
+
+def _watch(connection: BaseDatabaseWrapper, **_: Any) -> None:
+    database = _watching.database
+    if database is None or connection.alias != database.alias or connection.settings_dict["OPTIONS"].get("pool"):
+        return
+    if connection.autocommit and settings.PREPARED_STATEMENTS is not False and database.owns_session():
+        let_server_watch(connection)
+
+
+connection_created.connect(_watch, dispatch_uid="duroxide_django.watch_connections")
 
 
 def _what_is_missing(error: Exception) -> str | None:

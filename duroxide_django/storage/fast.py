@@ -43,9 +43,13 @@ def keep_alive(connection: BaseDatabaseWrapper) -> None:
 
 #: The same for the server, which would keep the rows of a worker locked whose host is gone without a word. A role's own
 #: limit of idle transactions has precedence.
-_SERVER_OPTIONS = (
+_SERVER_KEEPALIVES = (
     "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3; "
-    "SET tcp_user_timeout = 60000; SELECT set_config('idle_in_transaction_session_timeout', '{idle_ms}', false) "
+    "SET tcp_user_timeout = 60000"
+)
+_SERVER_OPTIONS = (
+    f"{_SERVER_KEEPALIVES}; "
+    "SELECT set_config('idle_in_transaction_session_timeout', '{idle_ms}', false) "
     "WHERE current_setting('idle_in_transaction_session_timeout') = '0'"
 )
 
@@ -88,6 +92,13 @@ def set_up(connection: BaseDatabaseWrapper, *, idle_ms: int) -> None:
             raw.execute(_SETTINGS.format(idle_ms=int(idle_ms)), prepare=False)
         raw.prepare_threshold = PREPARE_THRESHOLD
         _set_up.add(raw)
+
+
+def let_server_watch(connection: BaseDatabaseWrapper) -> None:
+    """Let the server notice if this process's host is gone, which would keep locked what an activity has written."""
+    raw: Any = connection.connection
+    with connection.wrap_database_errors:
+        raw.execute(_SERVER_KEEPALIVES, prepare=False)
 
 
 @contextmanager

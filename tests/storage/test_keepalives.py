@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from django.db import connections
 
+from duroxide_django import Client
 from duroxide_django.storage.database import Database
 
 pytestmark = pytest.mark.parametrize("backend", ["postgres"], indirect=True)
@@ -83,3 +84,25 @@ class TestServer:
         with connections[backend].cursor() as cursor:
             cursor.execute("SHOW idle_in_transaction_session_timeout")
             assert cursor.fetchone()[0] == "5s"
+
+
+def test_activities_are_watched_by_the_server_too(backend, program, start_runtime):
+    """An atomic activity's writes must not stay locked if its host is gone."""
+    seen = []
+
+    @program.activity("Look", atomic=True)
+    def look(ctx, _):
+        with connections[backend].cursor() as cursor:
+            cursor.execute("SHOW tcp_keepalives_idle")
+            seen.append(cursor.fetchone()[0])
+            seen.append(connections[backend].connection.info.get_parameters()["keepalives_idle"])
+
+    @program.orchestration("Looks")
+    def looks(ctx, _):
+        yield ctx.schedule_activity("Look")
+
+    start_runtime()
+    client = Client(using=backend)
+    client.start_orchestration("one", "Looks")
+    assert client.wait_for_orchestration("one").status == "Completed"
+    assert seen == ["30", "30"]
