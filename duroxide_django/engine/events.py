@@ -56,8 +56,10 @@ class Event:
     @property
     def size(self) -> int:
         """How many characters it takes, roughly."""
-        values = [getattr(self, name) for name in _own_names(type(self))]
-        return max(_SMALL, sum(len(value) for value in values if isinstance(value, str)))
+        chars = 0
+        for name in _long_names(type(self)):
+            chars += len(getattr(self, name) or "")
+        return max(_SMALL, chars)
 
     def public_data(self) -> str | None:
         """Return the kind's own fields as JSON text with payloads embedded as JSON (spec 14.2)."""
@@ -77,6 +79,9 @@ class Event:
 _BARE = (("result",), ("output",), ("details",))
 _PUBLIC_NAMES = {"fire_at_ms": "fireAtMs"}
 _names_by_class: dict[type[Event], tuple[str, ...]] = {}
+#: Fields whose texts may be long; names and ids are not.
+_LONG = frozenset({*_PAYLOADS, "initial_custom_status", "reason", "status", "value"})
+_long_names_by_class: dict[type[Event], tuple[str, ...]] = {}
 
 
 def _own_names(cls: type[Event]) -> tuple[str, ...]:
@@ -84,6 +89,13 @@ def _own_names(cls: type[Event]) -> tuple[str, ...]:
     if names is None:
         names = tuple(field.name for field in fields(cls) if field.name not in _COMMON)
         _names_by_class[cls] = names
+    return names
+
+
+def _long_names(cls: type[Event]) -> tuple[str, ...]:
+    names = _long_names_by_class.get(cls)
+    if names is None:
+        names = _long_names_by_class[cls] = tuple(name for name in _own_names(cls) if name in _LONG)
     return names
 
 

@@ -18,7 +18,10 @@ def chunks(columns: Columns, rows: Sequence[Sequence[Any]]) -> Iterator[Sequence
     Args:
         columns: as ``Database.rows`` takes them; those with payloads are measured.
     """
-    if not rows:
+    if len(rows) <= 1:
+        # A row can't be cut.
+        if rows:
+            yield rows
         return
     places = payload_places(columns)
     if is_small(len(rows), _chars(places, rows)):
