@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from duroxide_django.runtime.health import REPORT_VARIABLE, Health, Probes, Repo
 _HEALTHY_S = 10.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _TICK_S = 0.2
+#: A child has at least so long, in seconds, to import the project and report for the first time.
+FIRST_REPORT_S = 60.0
 #: A look at the children that is so late, in seconds, means that all processes stood still.
 _OVERSLEPT_S = 2.0
 
@@ -35,22 +38,35 @@ class _Child:
     started: float = 0.0
     pause_s: float = _FIRST_PAUSE_S
     restart_at: float = field(default=0.0)
+    killed: bool = False
 
 
 class Supervisor:
     """Keeps ``count`` children running the given command."""
 
-    def __init__(self, command: Sequence[str], count: int, *, silent_s: float, stop_s: float) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        count: int,
+        *,
+        silent_s: float,
+        stop_s: float,
+        first_report_s: float = FIRST_REPORT_S,
+    ) -> None:
         """
         Args:
-            silent_s: a child that has reported once and then doesn't for so many seconds is killed and replaced: it is
-                frozen, or holds the interpreter and can't even end itself.
+            silent_s: a child that doesn't report for so many seconds is killed and replaced: it is frozen, or holds
+                the interpreter and can't even end itself. It has as long for its first report, or FIRST_REPORT_S.
+            first_report_s: see there.
             stop_s: a child that has not ended so many seconds after SIGTERM is killed.
         """
         self._command = list(command)
         self._children = [_Child(number) for number in range(count)]
         self._silent_s = silent_s
+        self._first_report_s = max(silent_s, first_report_s)
         self._stop_s = stop_s
+        # The first process of a container becomes the parent of what children leave behind.
+        self._adopts = os.getpid() == 1
         self._stop = threading.Event()
         self._signals = 0
         self._looked_at = self._awake_since = time.monotonic()
@@ -87,6 +103,8 @@ class Supervisor:
             self._looked_at = now
             for child in self._children:
                 self._look_after(child)
+            if self._adopts:
+                reap({child.process.pid for child in self._children if child.process is not None})
             probes.beat()
             self._stop.wait(_TICK_S)
         code = self._end(probes)
@@ -100,7 +118,8 @@ class Supervisor:
             self._send(signal.SIGKILL)
 
     def _is_silent(self, reports: Reports, now: float) -> bool:
-        return now - max(reports.at, self._awake_since) >= self._silent_s
+        allowed_s = self._first_report_s if reports.latest is None else self._silent_s
+        return now - max(reports.at, self._awake_since) >= allowed_s
 
     def _look_after(self, child: _Child) -> None:
         now = time.monotonic()
@@ -111,12 +130,8 @@ class Supervisor:
         child.reports.read()
         code = child.process.poll()
         if code is None:
-            if child.reports.latest is not None and self._is_silent(child.reports, now):
-                runtime_log.error(
-                    f"Worker process {child.number} was silent for {self._silent_s:.0f} s; killing it",
-                    worker_id=child.reports.latest.worker,
-                )
-                child.process.kill()
+            if self._is_silent(child.reports, now):
+                self._kill(child, child.reports.latest)
             return
         healthy = now - child.started >= _HEALTHY_S
         child.pause_s = _FIRST_PAUSE_S if healthy else min(child.pause_s * 2, _LONGEST_PAUSE_S)
@@ -128,6 +143,22 @@ class Supervisor:
             pause_s=0 if healthy else child.pause_s,
         )
 
+    def _kill(self, child: _Child, latest: Health | None) -> None:
+        if child.process is None or child.killed:
+            return
+        if latest is None:
+            runtime_log.error(
+                f"Worker process {child.number} did not report within {self._first_report_s:.0f} s of its start; "
+                "killing it"
+            )
+        else:
+            runtime_log.error(
+                f"Worker process {child.number} was silent for {self._silent_s:.0f} s; killing it",
+                worker_id=latest.worker,
+            )
+        child.killed = True
+        child.process.kill()
+
     def _start(self, child: _Child, now: float) -> None:
         reports = Reports()
         variables = {PARENT_VARIABLE: str(os.getpid()), REPORT_VARIABLE: str(reports.write_fd)}
@@ -136,7 +167,9 @@ class Supervisor:
             self._command, start_new_session=True, env={**os.environ, **variables}, pass_fds=[reports.write_fd]
         )
         reports.handed_over()
+        reports.at = now
         child.reports = reports
+        child.killed = False
         child.started = now
 
     def _send(self, number: int) -> None:
@@ -157,6 +190,13 @@ class Supervisor:
             time.sleep(_TICK_S / 4)
         # One that had not yet taken over its signals ends by ours: it had claimed nothing.
         return 0 if all(process.returncode in (0, -signal.SIGTERM) for process in processes) else 1
+
+
+def reap(own: Collection[int]) -> None:
+    """Remove processes that ended and have no other parent left from the system's table, but for those of ``own``."""
+    with suppress(ChildProcessError):
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and ended.si_pid not in own:
+            os.waitpid(ended.si_pid, 0)
 
 
 def is_orphan() -> bool:

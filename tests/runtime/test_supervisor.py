@@ -11,12 +11,15 @@ import time
 
 import pytest
 
+from duroxide_django.runtime.supervisor import reap
+
 PROGRAM = """
 import logging, sys
 logging.basicConfig(format="%(created)f %(message)s", stream=sys.stdout, level=logging.INFO)
 from duroxide_django.runtime.health import Probes
 from duroxide_django.runtime.supervisor import Supervisor
-supervisor = Supervisor([sys.executable, "-c", sys.argv[1]], 1, silent_s=float(sys.argv[2]), stop_s=1)
+supervisor = Supervisor([sys.executable, "-c", sys.argv[1]], 1, silent_s=float(sys.argv[2]), stop_s=1,
+    first_report_s=float(sys.argv[3]))
 sys.exit(supervisor.run(Probes(supervisor.health, port=None, host="127.0.0.1", file=None)))
 """
 
@@ -26,11 +29,11 @@ def supervise(tmp_path):
     """Run a supervisor of one child with this Python code: ``supervise(code)`` gives the process and its lines."""
     made = []
 
-    def start(code, *, silent_s=30):
+    def start(code, *, silent_s=30, first_report_s=30):
         output = tmp_path / "output"
         with output.open("wb") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, code, str(silent_s)],
+                [sys.executable, "-c", PROGRAM, code, str(silent_s), str(first_report_s)],
                 stdout=stream,
                 stderr=stream,
                 env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"},
@@ -120,9 +123,31 @@ class TestSilence:
         assert int(mark.read_text()) == both[1]
         assert lines() == []
 
+    def test_of_a_child_that_never_reports_ends_it(self, supervise, wait_until):
+        """It hangs while the project is imported: killed once, and replaced."""
+        _, lines = supervise("import time; time.sleep(600)", silent_s=0.5, first_report_s=1)
+        wait_until(lambda: len(lines()) >= 2, timeout_s=60)
+        assert "Worker process 0 did not report within 1 s of its start; killing it" in lines()[0]
+        assert "Worker process 0 ended with -9; restarting" in lines()[1]
+
     def test_of_a_child_that_still_starts_is_patience(self, supervise):
         """Importing a large project takes its time."""
         process, lines = supervise("import time; time.sleep(600)", silent_s=0.5)
         time.sleep(2.5)
         assert process.poll() is None
         assert lines() == []
+
+
+class TestOrphans:
+    def test_that_ended_are_reaped_and_own_children_left_alone(self):
+        """As PID 1 the supervisor is the parent of what its children leave behind."""
+        command = [sys.executable, "-c", ""]
+        own, orphan = subprocess.Popen(command), subprocess.Popen(command)
+        for process in (own, orphan):
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        reap({own.pid})
+        assert own.wait(0) == 0
+        reap(())
+        with pytest.raises(ChildProcessError):
+            os.waitpid(orphan.pid, 0)
+        orphan.wait()
