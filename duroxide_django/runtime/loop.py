@@ -53,6 +53,10 @@ _QUICK_S, _LAZY_S = 0.002, 0.025
 #: How many polls an idle loop may skip, when hints tell it that there is work.
 _IDLE_FACTOR = 4
 _MAX_BACKOFF_S = 5.0
+#: A stop that has nothing to save doesn't wait for a database that has been away for so long, in seconds.
+_AWAY_S = 2.0
+#: How soon a pause notices that the loop is to stop, in seconds.
+_PAUSE_STEP_S = 0.2
 #: How long a stopping loop waits for the batch that retention is at, in seconds.
 _HOUSEKEEPING_S = 2.0
 #: An iteration's statements that take longer, in seconds, mean a database that can't do work now.
@@ -257,11 +261,22 @@ class Loop(threading.Thread):
         connection = self.db.connection
         if not connection.in_atomic_block:
             connection.close()
-        if self._stopping is not None and time.monotonic() >= self._stopping:
+        if self._stopping is not None and (time.monotonic() >= self._stopping or self._can_save_nothing()):
             return True
-        time.sleep(min(0.05 * 2 ** min(self.failures, 7), _MAX_BACKOFF_S))
+        self._pause(min(0.05 * 2 ** min(self.failures, 7), _MAX_BACKOFF_S))
         self.dispatcher.claims = self.dispatcher.fetches = True
         return False
+
+    def _pause(self, seconds: float) -> None:
+        """Wait before the next try; a stop that is asked for meanwhile ends the wait."""
+        until, stopping = time.monotonic() + seconds, self._stopping
+        while (left := until - time.monotonic()) > 0 and self._stopping == stopping:
+            time.sleep(min(left, _PAUSE_STEP_S))
+
+    def _can_save_nothing(self) -> bool:
+        """Return whether a stop has nothing to wait for: the database stays away, and nothing runs or has ended."""
+        away_s = time.monotonic() - self._failed_at
+        return away_s >= _AWAY_S and self.slots.is_idle() and not self.dispatcher.uncommitted()
 
     def _recovered(self) -> None:
         seconds = round(time.monotonic() - self._failed_at, 1)

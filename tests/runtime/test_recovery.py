@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from django.db import OperationalError, connections
 
 from duroxide_django import Client, PostgresProvider, Runtime
+from duroxide_django.runtime.dispatcher import Dispatcher
 from duroxide_django.runtime.listener import DataVersion
 
 
@@ -116,3 +119,21 @@ def _all_wait(client, count):
         and client.read_execution_history(f"steps-{number}", 1)[-1].kind == "ExternalSubscribed"
         for number in range(count)
     )
+
+
+class TestStopping:
+    def test_with_nothing_to_save_does_not_wait_for_the_database(self, client, start_runtime, monkeypatch, wait_until):
+        """Containers are killed ten seconds after SIGTERM."""
+        monkeypatch.setattr("duroxide_django.runtime.loop._AWAY_S", 0.0)
+        runtime = start_runtime()
+
+        def away(dispatcher, *, claiming):
+            raise OperationalError("could not connect to server: Connection refused")
+
+        monkeypatch.setattr(Dispatcher, "iterate", away)
+        client.start_orchestration("steps-1", "Steps", 3)
+        wait_until(lambda: runtime.metrics_snapshot().provider_errors >= 3)
+        began = time.monotonic()
+        runtime.shutdown(20_000)
+        assert time.monotonic() - began < 10
+        assert not runtime.is_live()
