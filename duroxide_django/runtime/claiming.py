@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 import time
 from collections import defaultdict
@@ -20,6 +21,7 @@ from duroxide_django.runtime.cache import Cache, Cached
 from duroxide_django.runtime.config import Config
 from duroxide_django.runtime.metrics import Metrics
 from duroxide_django.runtime.slow_turns import SlowTurns
+from duroxide_django.runtime.trust import Trust
 from duroxide_django.runtime.turns import MAX_PARK_MS, Work, failed_alone
 from duroxide_django.storage import clock_steps, turns
 from duroxide_django.storage.clock import virtual_now_ms
@@ -80,6 +82,7 @@ class Claimer:
 
     def __init__(self, registry: Registry, config: Config, db: Database, cache: Cache, metrics: Metrics) -> None:
         self.slow_turns = SlowTurns(metrics)
+        self.trust = Trust(config.batch)
         self._registry = registry
         self._config = config
         self._db = db
@@ -277,7 +280,7 @@ class Claimer:
             works.append(Work(claimed=item, batch=batch, unreadable=item.corrupt or unreadable.get(item.key)))
         suspects, slow = [], []
         for work in works:
-            if _is_suspect(work):
+            if self._is_suspect(work):
                 suspects.append(work)
             elif self.slow_turns.expects(work.claimed):
                 slow.append(work)
@@ -319,10 +322,27 @@ class Claimer:
         cached = self._cache.get(work.claimed.key)
         return cached if cached is not None and work.claimed.attempts <= 1 and cached.fits(work.claimed) else None
 
+    def _is_suspect(self, work: Work) -> bool:
+        """Return whether computing this instance may end or stop the process."""
+        return work.claimed.attempts >= min(SUSPECT_ATTEMPTS, max(2, self._config.max_attempts)) or _hangs(work)
+
     def _set_apart(self, look: Look, suspects: list[Work], slow: list[Work]) -> None:
-        """Take one suspect, or else the slow one that has waited longest; the others have to wait."""
-        look.suspect = max(suspects, key=lambda work: work.claimed.attempts) if suspects else slow[0]
-        self._read_state([look.suspect])
+        """Take suspects to try, or else the slow one that has waited longest; the others have to wait."""
+        # By chance among equals: where none can be tried but the first one, each is to be that one some time.
+        suspects.sort(key=lambda work: (_hangs(work), work.claimed.attempts, random.random()))  # noqa: S311 - no secret
+        size = 1 if any(map(_hangs, suspects)) else self.trust.size()
+        if suspects:
+            turns.recount(self._db, [work.claimed for work in suspects], -1)
+            for work in suspects:
+                work.claimed.counted = False
+        tried = [suspects.pop() for _ in range(min(size, len(suspects)))]
+        if len(tried) > 1:
+            # This process lives on when it looks again.
+            self.trust.survived()
+            look.works += tried
+        else:
+            look.suspect = tried[0] if tried else slow[0]
+            self._read_state([look.suspect])
         for delay_ms, works in ((SUSPECT_DELAY_MS, suspects), (0, slow)):
             for work in works:
                 if work is not look.suspect:
@@ -375,6 +395,5 @@ def _is_behind(before: tuple[int, float], now_ms: int, asked_at: float) -> bool:
     return virtual_now_ms() is None and now_ms < expected_ms - clock_steps.TOLERANCE_MS
 
 
-def _is_suspect(work: Work) -> bool:
-    """Return whether computing this instance may end or stop the process."""
-    return work.claimed.attempts >= SUSPECT_ATTEMPTS or '"hanging_turn"' in (work.claimed.blocked or "")
+def _hangs(work: Work) -> bool:
+    return '"hanging_turn"' in (work.claimed.blocked or "")

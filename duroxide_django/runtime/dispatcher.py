@@ -31,7 +31,7 @@ from duroxide_django.runtime.metrics import Metrics
 from duroxide_django.runtime.postponed import Locked, Postponed
 from duroxide_django.runtime.slots import Slots
 from duroxide_django.runtime.turns import Computed, TurnComputer, Work, failed_alone
-from duroxide_django.storage import commits
+from duroxide_django.storage import commits, turns
 from duroxide_django.storage.activities import Finished, Task
 from duroxide_django.storage.clock import virtual_now_ms
 from duroxide_django.storage.commits import Commit, Committed
@@ -160,18 +160,13 @@ class Dispatcher:
         Args:
             claiming: False while shutting down: nothing new is taken.
         """
-        self._measure_room(claiming=claiming and not self.slots.isolates())
-        # What the suspect's death must not spoil is committed first: computed turns, and neighbours given back. It
-        # waits for nothing else: an iteration with a suspect computes no other turn.
-        if self.suspect is not None and not (self.pending or self.parked):
-            suspect, self.suspect = self.suspect, None
-            self._compute(suspect)
-        foreign = self._sort_finished() if self.suspect is None else []
+        self._try_suspects()
+        self._measure_room(claiming=claiming and not self.slots.isolates() and self.suspect is None)
+        foreign = self._sort_finished()
         self.interrupted += self.slots.take_interrupted()
         again = self.postponed.take()
         # What is given back can be claimed, and a lock may have gone with what a client sent.
         self.claims = self.claims or bool(again)
-        self.slots.begin_suspect(quiet=not (self.pending or self.parked or self.suspect))
         claiming = claiming and not self.slots.isolates()
         claims = claiming and self.claims and self.config.runs_orchestrations and self.suspect is None
         capacity = self._room if self.fetches else 0
@@ -209,14 +204,45 @@ class Dispatcher:
         for task in tasks:
             self.slots.submit(task)
         claiming = claiming and not self.slots.isolates()
-        self._measure_room(claiming=claiming)
+        self._measure_room(claiming=claiming and self.suspect is None)
         if self._left_to_fetch and self._room <= 0:
             self._left_to_fetch = False
             self.announce(wakeups.ACTIVITIES)
         self._compute_all(works)
         left = self.pending or self.parked or self.discarded or self.held_back or self.suspect
+        tries = self.slots.can_begin_suspects() and self._all_is_committed()
         offered = self.fetches and self._room > 0
-        return bool(left or works or tasks or offered or (claiming and self.claims and self.config.runs_orchestrations))
+        return bool(
+            left or tries or works or tasks or offered or (claiming and self.claims and self.config.runs_orchestrations)
+        )
+
+    def _try_suspects(self) -> None:
+        """Begin what may end this process, once nothing is left that its death would spoil.
+
+        That a suspect is tried alone is written before: only this delivery counts towards poison.
+        """
+        suspect = self.suspect
+        if suspect is None and not self.slots.isolates():
+            return
+        with self.asking_database():
+            self.slots.try_suspects(quiet=suspect is None and self._all_is_committed())
+            if suspect is None or not self._all_is_committed() or self.slots.finished():
+                return
+            may_kill = not suspect.claimed.counted
+            held = bool(turns.recount(self.db, [suspect.claimed], 1)) if may_kill else True
+            self.suspect, suspect.claimed.counted = None, held
+        if not held:
+            # Somebody has it, or its row, now.
+            self.parked.append(Parked(claimed=suspect.claimed, delay_ms=0, blocked=None))
+            return
+        self._compute(suspect)
+        if may_kill:
+            self.claimer.trust.survived()
+
+    def _all_is_committed(self) -> bool:
+        """Return whether the dispatcher has nothing that waits for its commit."""
+        waits = self.pending or self.parked or self.discarded or self.interrupted or self.held_back or self.foreign
+        return not waits
 
     def _commit_at_once(self, taken: Batch) -> None:
         """Commit the turns by a single statement if nothing else is to be in their transaction.

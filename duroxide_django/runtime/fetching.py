@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ class Fetcher:
 
     Attributes:
         left_some: whether the last fetch may have left activities that this worker can run.
+        suspects_at: when suspects that this process gave back can be fetched again, by the monotonic clock, or None.
     """
 
     def __init__(self, registry: Registry, config: Config, db: Database, slots: Slots, metrics: Metrics) -> None:
@@ -36,6 +38,7 @@ class Fetcher:
         # Whether there were more sessions than this worker may have in flight.
         self._crowded = False
         self.left_some = False
+        self.suspects_at: float | None = None
 
     def allows_eager(self) -> bool:
         """Return whether new activities may have free slots at once: nothing else waits for them, of late."""
@@ -85,7 +88,7 @@ class Fetcher:
             self.left_some = len(found) >= limit or reached or _is_heavy(found, wanted)
         self._eager_until = float("-inf") if self.left_some else began + EAGER_S
         self._metrics.add("worker_dispatcher_items_fetched", len(found))
-        return self._without_further_suspects(found)
+        return self._with_few_suspects(found)
 
     def _fetch_in_two(self, wanted: Wanted, *, relaxed: bool) -> list[Task]:
         """Fetch where sessions queue up for a place.
@@ -121,13 +124,24 @@ class Fetcher:
             relaxed=relaxed,
         )
 
-    def _without_further_suspects(self, found: list[Task]) -> list[Task]:
-        """Give all suspects but one back: the others must not be counted as its victims."""
-        suspects = sorted((task for task in found if self._slots.is_suspect(task)), key=lambda task: task.attempts)
-        if len(suspects) < 2:
+    def _with_few_suspects(self, found: list[Task]) -> list[Task]:
+        """Keep as many suspects as may be tried together, and give the others back.
+
+        Those that are kept don't count until one of them is begun alone: what dies before is not what killed.
+        """
+        suspects = [task for task in found if self._slots.is_suspect(task)]
+        if not suspects:
             return found
-        activities.release(self._db, suspects[:-1], delay_ms=SUSPECT_DELAY_MS)
-        return [task for task in found if task not in suspects[:-1]]
+        # In turn, and by chance among equals: who is killed from outside while one of many is tried proves little.
+        suspects.sort(key=lambda task: (task.attempts, random.random()))  # noqa: S311 - no secret
+        size = self._slots.trust.size()
+        kept, others = suspects[:size], suspects[size:]
+        if others:
+            activities.release(self._db, others, delay_ms=SUSPECT_DELAY_MS)
+            self.suspects_at = time.monotonic() + SUSPECT_DELAY_MS / 1000
+        activities.recount(self._db, kept, -1)
+        apart = {task.lease for task in suspects}
+        return [task for task in found if task.lease not in apart] + [replace(task, counted=False) for task in kept]
 
 
 def _is_heavy(found: list[Task], wanted: Wanted) -> bool:

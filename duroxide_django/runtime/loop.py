@@ -203,6 +203,10 @@ class Loop(threading.Thread):
         if dispatcher.next_timer_ms is not None and dispatcher.next_timer_ms <= dispatcher.now_ms():
             dispatcher.next_timer_ms = None
             dispatcher.claims = True
+        suspects_at = dispatcher.fetcher.suspects_at
+        if suspects_at is not None and suspects_at <= now:
+            dispatcher.fetcher.suspects_at = None
+            dispatcher.fetches = True
         if now >= self._poll_at:
             self._hints.take_all(now)
             dispatcher.claims = dispatcher.fetches = True
@@ -223,7 +227,8 @@ class Loop(threading.Thread):
         names = self._next.keys() - (set() if self.slots.has_backlog() else {"backlog"})
         until = min([self._poll_at, self.leases.next_at(), *(self._next[name] for name in names)])
         until = min(until, self._hints.next_at(), self.slots.limited.next_s() or until)
-        until = min(until, self.dispatcher.postponed.next_at())
+        until = min(until, self.dispatcher.postponed.next_at(), self.slots.isolates_until() or until)
+        until = min(until, self.dispatcher.fetcher.suspects_at or until)
         for moment in (self.dispatcher.next_timer_ms, self.dispatcher.next_deadline_ms):
             if moment is not None:
                 until = min(until, now + max(0, moment - self.dispatcher.now_ms()) / 1000)

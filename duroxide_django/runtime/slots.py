@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -23,6 +23,8 @@ from duroxide_django.logs import log_exception, runtime_log
 from duroxide_django.runtime import execute
 from duroxide_django.runtime.config import Config
 from duroxide_django.runtime.event_loop import EventLoop
+from duroxide_django.runtime.trust import Trust
+from duroxide_django.storage import activities
 from duroxide_django.storage.activities import Finished, Task
 from duroxide_django.storage.clock import clean_context
 from duroxide_django.storage.database import Database
@@ -34,8 +36,8 @@ BACKLOG_PER_SLOT = 64
 
 #: Deliveries from which on an activity is suspected of killing its process, and begun apart from others.
 SUSPECT_DELIVERIES = 3
-#: A suspect waits so long, in seconds, for other activities of this process to end, and is alone for so long.
-_QUIET_WITHIN_S, _ALONE_S = 5.0, 1.0
+#: Suspects wait so long, in seconds, for other activities of this process to end, and are apart for so long.
+_QUIET_WITHIN_S, _APART_S = 5.0, 2.0
 
 #: A limit that runs out within this time, in seconds, may do so before the loop wakes by itself.
 _SOON_S = 10.0
@@ -140,6 +142,7 @@ class Slots:
         self._lock = threading.Lock()
         self._average_ms = 1_000.0
         self.limited = Limited()
+        self.trust = Trust(config.slots)
 
     def capacity(self) -> int:
         """Return how many more tasks this process may take: free slots, and a backlog if activities are short."""
@@ -308,14 +311,24 @@ class Slots:
         return False
 
     def isolates(self) -> bool:
-        """Return whether a suspect waits for quiet or has just begun: this process takes nothing new until then."""
+        """Return whether suspects wait for quiet or have just begun: this process takes nothing new until then."""
         return False
 
-    def begin_suspect(self, *, quiet: bool) -> None:
-        """Begin the suspect if nothing else would go down with it, or it has waited for long.
+    def isolates_until(self) -> float | None:
+        """Return when the trial ends, or the wait for quiet, as of ``time.monotonic()``; None: there is none."""
+        return None
+
+    def can_begin_suspects(self) -> bool:
+        """Return whether suspects wait, and nothing else of this kind would go down with them."""
+        return False
+
+    def try_suspects(self, *, quiet: bool) -> None:
+        """Begin the suspects if nothing else would go down with them, or they have waited for long; end their trial.
+
+        Writes to the database, in the calling thread and outside a transaction.
 
         Args:
-            quiet: whether no computed turn waits for its commit.
+            quiet: whether nothing of this process waits for its commit.
         """
 
     def stop(self) -> None:
@@ -374,37 +387,77 @@ class ThreadSlots(Slots):
         self._event_loop: EventLoop[tuple[Running, ActivityDefinition]] = EventLoop(
             config.slots, lambda item: self._run_async(*item)
         )
-        self._suspect: tuple[Running, ActivityDefinition] | None = None
-        self._alone: Running | None = None
-        self._alone_until = 0.0
+        self._suspects: list[tuple[Running, ActivityDefinition]] = []
+        self._trial: list[Running] = []
+        self._trial_until = 0.0
 
     def is_suspect(self, task: Task) -> bool:
         """See Slots."""
-        return SUSPECT_DELIVERIES <= task.attempts <= self.config.max_attempts
+        most = self.config.max_attempts
+        return min(SUSPECT_DELIVERIES, max(2, most)) <= task.attempts <= most
 
     def isolates(self) -> bool:
         """See Slots."""
-        if self._suspect is not None:
-            return True
-        alone = self._alone
-        if alone is None or time.perf_counter() >= self._alone_until:
-            return False
-        return self.held.get(_address(alone.task)) is alone
+        return bool(self._suspects or self._trial)
 
-    def begin_suspect(self, *, quiet: bool) -> None:
+    def isolates_until(self) -> float | None:
         """See Slots."""
-        if self._suspect is None:
+        if self._trial:
+            return self._trial_until
+        if self._suspects:
+            return time.monotonic() + self._quiet_within_s()
+        return None
+
+    def _quiet_within_s(self) -> float:
+        return max(0.0, self._suspects[0][0].taken + _QUIET_WITHIN_S - time.perf_counter())
+
+    def can_begin_suspects(self) -> bool:
+        """See Slots."""
+        if not self._suspects:
+            return False
+        with self._lock:
+            return not (len(self.held) > len(self._suspects) or self._finished or self._interrupted)
+
+    def try_suspects(self, *, quiet: bool) -> None:
+        """See Slots."""
+        self._end_trial()
+        if not self._suspects:
             return
-        running, definition = self._suspect
-        late = time.perf_counter() - running.taken >= _QUIET_WITHIN_S
-        if (quiet and len(self.held) <= 1) or late:
-            self._suspect, self._alone = None, running
-            self._alone_until = time.perf_counter() + _ALONE_S
+        quiet = quiet and self.can_begin_suspects()
+        if not quiet and self._quiet_within_s() > 0:
+            return
+        if quiet and len(self._suspects) == 1 and not self._count(self._suspects[0][0], 1):
+            # Another worker has it by now.
+            with self._lock:
+                self._let_go(self._suspects.pop()[0])
+            return
+        begun, self._suspects = self._suspects, []
+        self._trial = [running for running, _ in begun] if quiet else []
+        self._trial_until = time.monotonic() + _APART_S
+        for running, definition in begun:
             self._begin(running, definition)
 
+    def _end_trial(self) -> None:
+        """Let others run again once the suspects have ended, or have gone on for long and killed nothing."""
+        left = [running for running in self._trial if self.held.get(_address(running.task)) is running]
+        if not self._trial or (left and time.monotonic() < self._trial_until):
+            return
+        for running in left:
+            if running.task.counted:
+                # From now on it may die of what is begun beside it.
+                self._count(running, -1)
+        self._trial = []
+        self.trust.survived()
+
+    def _count(self, running: Running, by: int) -> bool:
+        """Have a delivery count towards poison, or no longer; returns whether its lease still held."""
+        held = activities.recount(self.db, [running.task], by)
+        running.task = replace(running.task, counted=by > 0)
+        return bool(held)
+
     def _start(self, running: Running, definition: ActivityDefinition) -> None:
-        if self.is_suspect(running.task) and self._suspect is None:
-            self._suspect = running, definition
+        if self.is_suspect(running.task):
+            self._suspects.append((running, definition))
             return
         self._begin(running, definition)
 
@@ -456,17 +509,16 @@ class ThreadSlots(Slots):
         since = time.perf_counter() - longer_than_ms / 1000
         waiting: list[tuple[Running, ActivityDefinition]] = []
         kept: list[tuple[Running, ActivityDefinition]] = []
-        given_up = None
         if longer_than_ms == 0:
-            given_up, self._suspect = self._suspect, None
+            waiting, self._suspects = self._suspects, []
+        queued = -len(waiting)
         while (item := self._take_queued()) is not None:
             (waiting if item[0].taken <= since else kept).append(item)
+        queued += len(waiting)
         for item in kept:
             self._queue.put(item)
         with self._lock:
-            self._unfinished -= len(waiting)
-        if given_up is not None:
-            waiting.append(given_up)
+            self._unfinished -= queued
         waiting += self._event_loop.take_waiting(lambda item: item[0].taken <= since)
         with self._lock:
             for running, _ in waiting:

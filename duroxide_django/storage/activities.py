@@ -44,6 +44,7 @@ class Task:
         interruptions: how many deliveries in a row a database's failure ended.
         attempt, max_attempts, retry_of: place in a retry loop.
         limits: time limits that the worker which runs it keeps.
+        counted: whether this delivery is among the ``attempts`` of its row; see ``recount``.
     """
 
     id: int
@@ -64,6 +65,7 @@ class Task:
     max_attempts: int | None = None
     retry_of: int | None = None
     limits: TimeLimits = NO_LIMITS
+    counted: bool = True
 
     @property
     def lease(self) -> tuple[int, int]:
@@ -599,22 +601,40 @@ def release(
     """
     if not tasks:
         return []
-    condition, parameters = _free(db, tasks)
     moved = bool(delay_ms or begun)
-    found = db.fetch(
-        f"""
+    released: set[int] = set()
+    for counted in (True, False):
+        alike = [task for task in tasks if task.counted is counted]
+        if not alike:
+            continue
+        condition, parameters = _free(db, alike)
+        found = db.fetch(
+            f"""
         UPDATE duroxide_activity_task SET lease_token = NULL, lease_until_ms = 0, worker = NULL, deadline_ms = NULL,
             attempts = attempts - %s, visible_at_ms = {f"{db.now} + %s" if moved else "visible_at_ms"},
             last_error = COALESCE(%s, last_error), start_by_ms = {"NULL" if begun else "start_by_ms"}
         WHERE {condition} RETURNING id""",
-        [0 if error else 1, *([delay_ms] if moved else []), seal(error), *parameters],
-    )
-    released = {key for (key,) in found}
+            [int(counted and not error), *([delay_ms] if moved else []), seal(error), *parameters],
+        )
+        released.update(key for (key,) in found)
     held = still_wanted(db, [task for task in tasks if task.id not in released])
     return [task for task in tasks if task.id in held]
 
 
-_INTERRUPTED_COLUMNS = (*_LEASE_COLUMNS, ("delay", "bigint"), ("error", "payload"))
+def recount(db: Database, tasks: Sequence[Task], by: int) -> set[tuple[int, int]]:
+    """Add ``by`` to the attempts of leased tasks; returns (key, token) of those that are leased and not locked.
+
+    A delivery that may die of another activity's doing must not count towards poison.
+    """
+    condition, parameters = _free(db, tasks)
+    found = db.fetch(
+        f"UPDATE duroxide_activity_task SET attempts = attempts + %s WHERE {condition} RETURNING id, lease_token",
+        [by, *parameters],
+    )
+    return {(key, token) for key, token in found}
+
+
+_INTERRUPTED_COLUMNS = (*_LEASE_COLUMNS, ("delay", "bigint"), ("error", "payload"), ("counted", "int"))
 
 
 def interrupt(db: Database, interrupted: Sequence[tuple[Task, str]]) -> None:
@@ -625,13 +645,16 @@ def interrupt(db: Database, interrupted: Sequence[tuple[Task, str]]) -> None:
     """
     if not interrupted:
         return
-    values = [(task.instance, task.id, task.token, _pause_ms(task.interruptions), error) for task, error in interrupted]
+    values = [
+        (task.instance, task.id, task.token, _pause_ms(task.interruptions), error, int(task.counted))
+        for task, error in interrupted
+    ]
     source, parameters = db.rows(_INTERRUPTED_COLUMNS, values)
     db.execute(
         f"""
         UPDATE duroxide_activity_task SET lease_token = NULL, lease_until_ms = 0, worker = NULL, start_by_ms = NULL,
             deadline_ms = NULL,
-            attempts = attempts - 1, interruptions = interruptions + 1, visible_at_ms = {db.now} + r.delay,
+            attempts = attempts - r.counted, interruptions = interruptions + 1, visible_at_ms = {db.now} + r.delay,
             last_error = r.error
         FROM {source} WHERE duroxide_activity_task.instance_id = r.instance AND duroxide_activity_task.id = r.id
             AND duroxide_activity_task.lease_token = r.token""",

@@ -50,6 +50,7 @@ class Claimed:
         token: the turn lease, or None when the row was not claimed.
         custom_status: as it is stored (see ``initial_custom_status``).
         corrupt: why the row can't be read, or None; values that have no meaning are empty then.
+        counted: whether this claim is among the ``attempts`` of its row; see ``recount``.
     """
 
     key: int
@@ -68,6 +69,7 @@ class Claimed:
     token: int | None
     blocked: str | None = None
     corrupt: CorruptRow | None = None
+    counted: bool = True
 
     def initial_custom_status(self) -> str | None:
         """Return the custom status that its next execution begins with; raises PayloadUnreadable."""
@@ -584,7 +586,7 @@ def park(db: Database, parked: Sequence[Parked]) -> None:
             item.claimed.token,
             item.delay_ms,
             None if item.blocked is None else seal_blocked(item.blocked),
-            0 if item.keep_attempt else 1,
+            0 if item.keep_attempt else int(item.claimed.counted),
         )
         for item in sorted(parked, key=lambda item: item.claimed.key)
     ]
@@ -610,6 +612,25 @@ def park(db: Database, parked: Sequence[Parked]) -> None:
             AND duroxide_message.visible_at_ms <= {db.now} AND duroxide_message.kind <> 'CancelInstance'""",
         parameters,
     )
+
+
+def recount(db: Database, claimed: Sequence[Claimed], by: int) -> set[int]:
+    """Add ``by`` to the attempts of leased instances; returns the keys of those that are leased and not locked.
+
+    A claim that may die of another turn's or an activity's doing must not count towards poison.
+    """
+    values = [(item.key, item.token) for item in sorted(claimed, key=lambda item: item.key)]
+    source, parameters = db.rows((("key", "bigint"), ("token", "bigint")), values)
+    lock = f"FOR UPDATE OF i {db.features.skip_locked}" if db.features.skip_locked else ""
+    found = db.fetch(
+        f"""
+        UPDATE duroxide_instance SET attempts = attempts + %s
+        WHERE id IN (
+            SELECT i.id FROM duroxide_instance i JOIN {source} ON i.id = r.key AND i.lease_token = r.token {lock})
+        RETURNING id""",
+        [by, *parameters],
+    )
+    return {key for (key,) in found}
 
 
 def discard(db: Database, claimed: Sequence[tuple[Claimed, Sequence[int]]]) -> None:
