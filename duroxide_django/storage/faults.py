@@ -9,7 +9,7 @@ from typing import Any
 from django.db import DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from duroxide_django.exceptions import DatabaseFileReplaced, NonRetryable
+from duroxide_django.exceptions import ConfigurationError, DatabaseFileReplaced, NonRetryable
 
 #: SQLSTATE codes, or classes of two characters, of what passes, with the reason.
 PASSING_STATES: Mapping[str, str] = {
@@ -142,6 +142,7 @@ class DatabaseFile:
         """Compare the file with the one of the first call.
 
         Raises:
+            ConfigurationError: there never was a file that can be opened.
             DatabaseFileReplaced: it is another one, or gone.
         """
         if self._path is None:
@@ -149,9 +150,16 @@ class DatabaseFile:
         try:
             status = self._path.stat()
             found = status.st_dev, status.st_ino
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             found = None
         if self._seen is None:
+            if found is None or self._path.is_dir():
+                raise ConfigurationError(
+                    f"The SQLite file {self._path} can't be opened: "
+                    f"{'it does not exist and can not be created' if found is None else 'it is a folder'}. Correct "
+                    "NAME in DATABASES, or create the folder so that this process may write to it, run `manage.py "
+                    "migrate`, and start the workers again."
+                )
             self._seen = found
         if found != self._seen or found is None:
             raise DatabaseFileReplaced(
