@@ -10,8 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -36,9 +35,8 @@ def _note_connected(connection: BaseDatabaseWrapper, **_: Any) -> None:
 connection_created.connect(_note_connected, dispatch_uid="duroxide_django.turn_connections")
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
-    """How a connection stood before the turn."""
+class _State(NamedTuple):
+    """How a connection stood before the turn. A tuple, as each turn makes one."""
 
     connection: BaseDatabaseWrapper
     in_atomic_block: bool

@@ -31,6 +31,7 @@ class Commit:
         input: given when the turn began a new execution.
         eager: schedule events of new activities that this process takes at once, with their lease tokens.
         mark: marks the row that the turn leaves behind, at random.
+        size: how many characters it writes, roughly.
     """
 
     claimed: Claimed
@@ -42,11 +43,10 @@ class Commit:
     input: str | None = None
     eager: dict[int, int] = field(default_factory=dict)
     mark: int = field(default_factory=new_token)
+    size: int = field(init=False)
 
-    @property
-    def size(self) -> int:
-        """How many characters it writes, roughly."""
-        return self.result.size + len(self.input or "") + len(self.result.custom_status or "")
+    def __post_init__(self) -> None:
+        self.size = self.result.size + len(self.input or "") + len(self.result.custom_status or "")
 
     @property
     def last_event_id(self) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
+import os
+import random
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -299,6 +300,12 @@ def forget_queries() -> None:
         reset_queries()
 
 
+#: Of our own: users' code may seed the one of the module. Not ``secrets``: it asks the system for each token, and lets
+#: go of the interpreter meanwhile. Tokens are no secrets, they only have to differ.
+_tokens = random.Random()  # noqa: S311
+os.register_at_fork(after_in_child=_tokens.seed)
+
+
 def new_token() -> int:
     """Return a lease token that no one else has."""
-    return secrets.randbits(63)
+    return _tokens.getrandbits(63)
