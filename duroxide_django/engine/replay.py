@@ -415,6 +415,11 @@ class LiveExecution:
             # Python closes it once more when it is freed, and then the context must be inert, too.
             self._clinging.append(generator)
 
+    @property
+    def is_suspended(self) -> bool:
+        """Whether its function waits at a ``yield``, so that closing it runs its ``finally`` blocks."""
+        return self._root is not None and self._root.generator.gi_frame is not None
+
     def close(self) -> None:
         """Throw the execution away; its generators are closed with an inert context."""
         self.closed = True

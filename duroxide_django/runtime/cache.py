@@ -40,6 +40,7 @@ class Cache:
         self._bytes = 0
         self._mail_size = 0
         self._mailboxes: OrderedDict[int, tuple[int, Mailbox]] = OrderedDict()
+        self._retired: list[LiveExecution] = []
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -53,13 +54,13 @@ class Cache:
         return entry[0]
 
     def put(self, key: int, cached: Cached) -> None:
-        """Keep an entry; what exceeds the bounds is closed."""
+        """Keep an entry; what exceeds the bounds is retired."""
         size = cached.execution.size_estimate
         old = self._entries.pop(key, None)
         if old is not None:
             self._bytes -= old[1]
             if old[0].execution is not cached.execution:
-                old[0].execution.close()
+                self.retire(old[0].execution)
         self._entries[key] = (cached, size)
         self._bytes += size
         while len(self._entries) > self._max_count or (self._bytes > self._max_bytes and self._is_droppable()):
@@ -107,11 +108,27 @@ class Cache:
         return entry[0]
 
     def drop(self, key: int) -> None:
-        """Remove an entry and close its execution."""
+        """Remove an entry and retire its execution."""
         self._pop_mailbox(key)
         cached = self.take(key)
         if cached is not None:
-            cached.execution.close()
+            self.retire(cached.execution)
+
+    def retire(self, execution: LiveExecution) -> None:
+        """Have an execution closed that is of no more use.
+
+        Closing one that is suspended runs users' ``finally`` blocks. It is left to who takes the retired ones, when no
+        transaction of the worker's is open.
+        """
+        if execution.is_suspended:
+            self._retired.append(execution)
+        else:
+            execution.close()
+
+    def take_retired(self) -> list[LiveExecution]:
+        """Return and forget the executions that are to be closed."""
+        retired, self._retired = self._retired, []
+        return retired
 
     def clear(self) -> None:
         """Drop everything."""

@@ -160,6 +160,17 @@ class Dispatcher:
         Args:
             claiming: False while shutting down: nothing new is taken.
         """
+        try:
+            return self._iterate(claiming=claiming)
+        finally:
+            self._close_retired()
+
+    def _close_retired(self) -> None:
+        """Close executions that are of no more use, now that no transaction of the loop's is open."""
+        for execution in self.cache.take_retired():
+            self.computer.close(execution)
+
+    def _iterate(self, *, claiming: bool) -> bool:
         self._try_suspects()
         self._measure_room(claiming=claiming and not self.slots.isolates() and self.suspect is None)
         foreign = self._sort_finished()
@@ -543,7 +554,7 @@ class Dispatcher:
             # Before any is put back: what one of the batch displaces must not be another of the batch.
             kept = self.cache.take(item.commit.claimed.key)
             if kept is not None and kept.execution is not item.execution:
-                kept.execution.close()
+                self.cache.retire(kept.execution)
         for item in computed:
             commit, execution = item.commit, item.execution
             claimed = commit.claimed
@@ -569,7 +580,7 @@ class Dispatcher:
             if execution is not None:
                 if claimed.key in committed.done and isinstance(commit.result.outcome, ContinuedAsNew):
                     self.cache.put_mailbox(claimed.key, commit.mark, execution.mailbox)
-                execution.close()
+                self.cache.retire(execution)
 
     def _hand_over(self, commit: Commit, committed: Committed) -> None:
         """Give the slots what they took eagerly, and tell them what is cancelled."""
@@ -610,7 +621,12 @@ class Dispatcher:
         self.claimer.lease_for(DISTRUST_S)
         pending, self.pending = self.pending, []
         self._forget(pending, [])
+        self.drop_executions()
+
+    def drop_executions(self) -> None:
+        """Close all executions that are kept."""
         self.cache.clear()
+        self._close_retired()
 
     def _failed_alone(self, taken: Batch, error: BaseException) -> bool:
         """Take less next time; returns whether the attempt of the batch's only turn counts."""
@@ -628,7 +644,7 @@ class Dispatcher:
         for item in computed:
             self.cache.drop(item.commit.claimed.key)
             if item.execution is not None:
-                item.execution.close()
+                self.cache.retire(item.execution)
             self.held_back += item.commit.finished
             if item.commit.claimed.token is not None:
                 claimed = item.commit.claimed

@@ -159,6 +159,8 @@ class Loop(threading.Thread):
                 wakeups.notify(self.db, wakeups.ANYTHING)
                 self._listener.join(timeout=2.0)
             self.slots.stop()
+            # In this thread: the garbage collector would run their `finally` blocks in any.
+            self.dispatcher.drop_executions()
             self.ready.set()
             connections.close_all()
 

@@ -168,6 +168,21 @@ class TurnComputer:
             if left_open := self._connections.end():
                 raise self._left_open(work, left_open)
 
+    def close(self, execution: LiveExecution) -> None:
+        """Close an execution; what its ``finally`` blocks leave open on the thread's connections is undone."""
+        self._connections.begin()
+        try:
+            execution.close()
+        finally:
+            if left_open := self._connections.end():
+                self._connections.restore()
+                runtime_log.warning(
+                    f"Closing an execution left a transaction open on {', '.join(left_open)}; it was rolled back. A "
+                    "`finally` of its function began it",
+                    instance_id=execution.instance_id,
+                    orchestration_name=execution.name,
+                )
+
     def _left_open(self, work: Work, aliases: list[str]) -> TransactionLeftOpen:
         position = None
         if self._execution is not None:

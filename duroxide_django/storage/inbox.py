@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import IntegrityError
+from django.db import IntegrityError, OperationalError
 
 from duroxide_django.engine import messages
 from duroxide_django.storage.chunks import chunks
@@ -194,7 +194,7 @@ def deliver(
     with db.atomic():
         if force:
             _make_claimable(db, instance_id)
-        _overtake(db, instance_id)
+        _overtake_if_possible(db, instance_id)
         return _deliver(db, instance_id, kind, name, payload, force)
 
 
@@ -210,6 +210,20 @@ def _deliver(db: Database, instance_id: str, kind: str, name: str | None, payloa
         return True
     found = db.fetch("SELECT 1 FROM duroxide_instance WHERE instance_id = %s", [instance_id])
     return False if found else None
+
+
+def _overtake_if_possible(db: Database, instance_id: str) -> None:
+    """Overtake a turn that is under way, unless the caller's isolation forbids to write the row.
+
+    Under REPEATABLE READ and SERIALIZABLE, a row that has changed since the caller's snapshot can't be updated
+    (SQLSTATE 40001). Its transaction goes on; the cancel is a message like any other then.
+    """
+    try:
+        with db.atomic():
+            _overtake(db, instance_id)
+    except OperationalError as exc:
+        if getattr(exc.__cause__, "sqlstate", None) != "40001":
+            raise
 
 
 def _overtake(db: Database, instance_id: str) -> None:

@@ -369,7 +369,9 @@ def read_messages(
         [parameter, START, CONTINUE_AS_NEW],
     )
     ordered = _in_order(found, key=3, kind=4, due_ms=10)
-    places, left = large.take([(row[0], row[2]) for row in ordered], each=bounds.turn, together=bounds.batch)
+    in_reach = len(ordered) if len(found) < bounds.messages else _in_reach([row[4] for row in ordered])
+    places, left = large.take([(row[0], row[2]) for row in ordered[:in_reach]], each=bounds.turn, together=bounds.batch)
+    left = left or in_reach < len(ordered)
     outsize = [(ordered[place][0], ordered[place][3]) for place in places if ordered[place][2] > large.INLINE_BYTES]
     texts = large.read_texts(db, "duroxide_message", "payload", outsize)
     batches: dict[int, list[Message]] = defaultdict(list)
@@ -408,6 +410,15 @@ def _in_order(rows: Sequence[Sequence[Any]], *, key: int, kind: int, due_ms: int
             merged.append(timers.pop())
         merged.append(row)
     return merged + timers[::-1]
+
+
+def _in_reach(kinds: Sequence[str]) -> int:
+    """Return how many of the messages that a limit has cut can be processed, given the kinds in their order.
+
+    Timers at the end are left: what came before they were due may be among what was not read.
+    """
+    last = next((place for place in range(len(kinds) - 1, -1, -1) if kinds[place] != TIMER_FIRED), None)
+    return len(kinds) if last is None else last + 1
 
 
 _MESSAGE_SHAPE = (int, str, OPTIONAL_INT, OPTIONAL_INT, OPTIONAL_TEXT, str, int)

@@ -85,7 +85,7 @@ def drain(
             if expired:
                 continue
             if not (jump and _jump(db, time_machine, until_ms, parked)):
-                dispatcher.cache.clear()
+                dispatcher.drop_executions()
                 return ran
         _give_back(db, dispatcher, slots)
     raise DrainLimit(f"drain() did not come to rest within {max_steps} steps; does an orchestration loop for ever?")
@@ -100,7 +100,7 @@ def _give_back(db: Database, dispatcher: Dispatcher, slots: InlineSlots) -> None
     while dispatcher.iterate(claiming=False):
         pass
     activities.release(db, slots.unstarted())
-    dispatcher.cache.clear()
+    dispatcher.drop_executions()
 
 
 def _jump(db: Database, clock: VirtualClock, until_ms: int | None, parked: Collection[int]) -> bool:

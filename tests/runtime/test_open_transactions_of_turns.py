@@ -9,6 +9,7 @@ from django.db import connections, transaction
 
 from duroxide_django.models import Instance
 from duroxide_django.storage.database import Database
+from tests.runtime.program import work
 
 
 @pytest.fixture(autouse=True)
@@ -154,3 +155,73 @@ def test_reading_another_instances_values_is_no_change(client, program, backend)
         pass
     assert client.get_status("reading-1").output == "read"
     assert connections[backend].connection is session
+
+
+class TestFinallyBlocks:
+    """They run when an execution is thrown away, which must not be in the middle of the worker's transaction."""
+
+    @pytest.fixture
+    def make_worker(self, program):
+        made = []
+
+        def make(**config):
+            made.append(program.dispatcher(**config))
+            return made[-1]
+
+        yield make
+        for worker in made:
+            # Here and now, not when the garbage collector comes to them.
+            worker.drop_executions()
+
+    @pytest.fixture(params=["begins a transaction", "switches autocommit off", "fails in SQL"])
+    def careless(self, request, program, backend):
+        def clean_up():
+            if request.param == "begins a transaction":
+                transaction.atomic(using=backend).__enter__()
+            elif request.param == "switches autocommit off":
+                transaction.set_autocommit(False, using=backend)
+                write(backend)
+            else:
+                connections[backend].cursor().execute("SELECT * FROM nowhere")
+
+        @program.orchestration("Careless")
+        def careless(ctx, rounds):
+            try:
+                yield ctx.schedule_activity("Echo", 1)
+                if rounds:
+                    return (yield ctx.continue_as_new(rounds - 1))
+                yield ctx.wait_for_event("go")
+            finally:
+                clean_up()
+
+    def test_of_an_execution_that_continues_as_new(self, careless, client, make_worker, backend):
+        worker = make_worker()
+        client.start_orchestration("careless-1", "Careless", 3)
+        client.start_orchestration("healthy-1", "Healthy", 1)
+        work(worker)
+        assert client.get_status("healthy-1").output == 1
+        assert client.get_status("healthy-1").custom_status is None
+        assert client.get_instance_info("careless-1").current_execution_id == 4
+        assert not connections[backend].in_atomic_block
+        assert connections[backend].get_autocommit()
+
+    def test_of_an_execution_that_makes_room_for_others(self, careless, client, make_worker, backend):
+        worker = make_worker(cache_executions=1)
+        for number in range(4):
+            client.start_orchestration(f"careless-{number}", "Careless", 0)
+        client.start_orchestration("healthy-1", "Healthy", 1)
+        work(worker)
+        assert client.get_status("healthy-1").output == 1
+        assert client.get_status("healthy-1").custom_status is None
+        assert [client.get_blocked(f"careless-{number}") for number in range(4)] == [None] * 4
+        assert not connections[backend].in_atomic_block
+
+    def test_of_executions_that_are_all_thrown_away(self, careless, client, make_worker, backend):
+        worker = make_worker()
+        client.start_orchestration("careless-1", "Careless", 0)
+        work(worker)
+        worker.drop_executions()
+        assert not connections[backend].in_atomic_block
+        client.start_orchestration("healthy-1", "Healthy", 1)
+        work(worker)
+        assert client.get_status("healthy-1").output == 1

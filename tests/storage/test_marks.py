@@ -6,11 +6,12 @@ import json
 import threading
 
 import pytest
-from django.db import connections
+from django.db import connections, transaction
 
 from duroxide_django.engine.events import ENGINE_VERSION
 from duroxide_django.models import ActivityTask, Execution, HistoryEvent, Instance, Message
 from duroxide_django.storage.database import Database
+from duroxide_django.testing import virtual_clock
 from tests.runtime.program import take_for_quick, work
 
 
@@ -165,6 +166,31 @@ class TestCancel:
         work(worker)
         assert client.get_status("waiting-1").status == "Failed"
 
+    @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+    def test_does_not_break_a_transaction_whose_snapshot_is_older_than_the_last_turn(
+        self, client, program, worker, backend, level
+    ):
+        """PostgreSQL does not let it write the row then: it is sent like any other message."""
+        if backend == "sqlite":
+            return  # One writer at a time: it waits for its turn.
+        client.start_orchestration("waiting-1", "Waiting")
+        work(worker)
+
+        def turn():
+            client.raise_event("waiting-1", "other")
+            work(program.dispatcher())
+            connections.close_all()
+
+        with transaction.atomic(using=backend):
+            connections[backend].cursor().execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
+            Instance.objects.using(backend).count()
+            thread = threading.Thread(target=turn)
+            thread.start()
+            thread.join(30)
+            assert client.cancel_instance("waiting-1", "too late") is True
+        work(program.dispatcher())
+        assert client.get_status("waiting-1").error == "canceled: too late"
+
     def test_that_says_true_cancels_whatever_the_worker_does(self, client, start_runtime, backend):
         """Cancelled from another thread at the moment at which the instance ends."""
         start_runtime()
@@ -255,3 +281,23 @@ def test_marks_are_new_with_each_turn(client, program, backend):
         client.raise_event("steps-1", "step", number)
     assert len(set(seen)) == 3
     assert all(mark > 0 for mark in seen)
+
+
+def test_a_time_out_does_not_overtake_an_event_behind_a_flood(client, program, backend, monkeypatch):
+    """What is read at once has a bound; what came before a timer was due may lie beyond it."""
+    monkeypatch.setattr("duroxide_django.storage.turns.MAX_BATCH_MESSAGES", 8)
+
+    @program.orchestration("Approval")
+    def approval(ctx, input):
+        first = yield ctx.race(ctx.wait_for_event("approved"), ctx.schedule_timer(60_000))
+        return ["approved", "expired"][first["index"]]
+
+    with virtual_clock() as clock:
+        client.start_orchestration("approval-1", "Approval")
+        program.drain(jump=False)
+        for number in range(20):
+            client.raise_event("approval-1", "other", number)
+        client.raise_event("approval-1", "approved")
+        clock.advance(minutes=2)
+        program.drain(jump=False)
+        assert client.get_status("approval-1").output == "approved"
