@@ -418,7 +418,7 @@ class LiveExecution:
     @property
     def is_suspended(self) -> bool:
         """Whether its function waits at a ``yield``, so that closing it runs its ``finally`` blocks."""
-        return self._root is not None and self._root.generator.gi_frame is not None
+        return self._root is not None and getattr(self._root.generator, "gi_frame", None) is not None
 
     def close(self) -> None:
         """Throw the execution away; its generators are closed with an inert context."""
