@@ -72,6 +72,9 @@ class ActivityTask(models.Model):
     interruptions = models.IntegerField(
         _("interruptions"), db_default=0, help_text=_("Deliveries in a row that a database's failure ended.")
     )
+    losses = models.IntegerField(
+        _("losses"), db_default=0, help_text=_("Deliveries that ended without a word of their worker.")
+    )
     last_error = models.TextField(_("last error"), null=True)
     progress = models.TextField(_("progress"), null=True, help_text=_("JSON: the activity's last heartbeat."))
     worker = models.CharField(_("worker"), max_length=MAX_NAME_CHARS, null=True)

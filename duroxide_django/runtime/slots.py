@@ -38,6 +38,9 @@ BACKLOG_PER_SLOT = 64
 SUSPECT_DELIVERIES = 3
 #: Suspects wait so long, in seconds, for other activities of this process to end, and are apart for so long.
 _QUIET_WITHIN_S, _APART_S = 5.0, 2.0
+#: One that is tried alone is alone for twice as long after each further process that was lost with it, up to this, in
+#: seconds: in the end for longer than it takes to kill, and then its deliveries count.
+_LONGEST_APART_S = 600.0
 
 #: A limit that runs out within this time, in seconds, may do so before the loop wakes by itself.
 _SOON_S = 10.0
@@ -433,7 +436,8 @@ class ThreadSlots(Slots):
             return
         begun, self._suspects = self._suspects, []
         self._trial = [running for running, _ in begun] if quiet else []
-        self._trial_until = time.monotonic() + _APART_S
+        apart_s = _apart_s(begun[0][0].task) if len(begun) == 1 else _APART_S
+        self._trial_until = time.monotonic() + apart_s
         for running, definition in begun:
             self._begin(running, definition)
 
@@ -635,6 +639,11 @@ def _failed_in_database(finished: Finished, task: Task) -> bool:
     if finished.task is not task or finished.kind != messages.ACTIVITY_FAILED:
         return False
     return "DatabaseError" in Failure.from_json(finished.payload).error_types
+
+
+def _apart_s(task: Task) -> float:
+    """Return for how many seconds a suspect is tried alone."""
+    return min(_APART_S * 2.0 ** min(max(0, task.losses - SUSPECT_DELIVERIES + 1), 30), _LONGEST_APART_S)
 
 
 def _address(task: Task) -> Address:

@@ -42,6 +42,7 @@ class Task:
         instance: key of the instance's row.
         attempts: how often it was fetched, this time included, but for deliveries that a database's failure ended.
         interruptions: how many deliveries in a row a database's failure ended.
+        losses: how many deliveries ended without a word of their worker.
         attempt, max_attempts, retry_of: place in a retry loop.
         limits: time limits that the worker which runs it keeps.
         counted: whether this delivery is among the ``attempts`` of its row; see ``recount``.
@@ -61,6 +62,7 @@ class Task:
     orchestration_version: str
     attempts: int = 1
     interruptions: int = 0
+    losses: int = 0
     attempt: int = 1
     max_attempts: int | None = None
     retry_of: int | None = None
@@ -250,10 +252,10 @@ def fetch(
             ORDER BY t.visible_at_ms, t.id LIMIT %s
             {"FOR UPDATE OF t " + db.features.skip_locked if db.features.skip_locked else ""})
         UPDATE duroxide_activity_task SET lease_token = %s, lease_until_ms = {db.now} + %s, attempts = attempts + 1,
-            worker = %s
+            worker = %s, losses = losses + CASE WHEN lease_token IS NULL THEN 0 ELSE 1 END
         FROM candidate WHERE instance_id = of_instance AND id = of_task
         RETURNING id, instance_id, execution_id, event_id, name, {large.inline(db, "input")}, tag, session_id, retry,
-            attempts, interruptions, {db.features.byte_length("input")},
+            attempts, interruptions, {db.features.byte_length("input")}, losses,
             {db.features.relaxed_commit if relaxed else "NULL"}""",
         [*parameters, wanted.limit, token, lease_ms, worker],
     )
@@ -446,6 +448,7 @@ def _with_instances(db: Database, found: list[Any], token: int) -> list[Task]:
                 orchestration_version=version,
                 attempts=attempts,
                 interruptions=interruptions,
+                losses=row[12] if isinstance(row[12], int) else 0,
                 **kept,
             )
         )

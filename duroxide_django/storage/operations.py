@@ -87,7 +87,7 @@ def hurry(db: Database, instance_id: str, event_id: int) -> str | None:
     _lock(db, instance_id)
     found = db.fetch(
         f"""
-        UPDATE duroxide_activity_task SET visible_at_ms = {db.now}, attempts = 0, interruptions = 0,
+        UPDATE duroxide_activity_task SET visible_at_ms = {db.now}, attempts = 0, interruptions = 0, losses = 0,
             start_by_ms = CASE WHEN attempts = 0 THEN start_by_ms END
         WHERE {_OF_CURRENT} AND lease_until_ms <= {db.now} RETURNING name""",
         [instance_id, event_id, instance_id],

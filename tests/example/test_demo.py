@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -124,8 +125,11 @@ def test_demo_serves_in_a_terminal_until_ctrl_c(environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # A test run in the background of a shell ignores Ctrl-C, and its children would, too.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no thread of ours
     )
-    with demo:
+    with demo, contextlib.ExitStack() as at_the_end:
+        at_the_end.callback(demo.kill)
         assert demo.stdout is not None
         while "Ctrl-C stops everything" not in (line := demo.stdout.readline()):
             assert line, "the demo ended early"

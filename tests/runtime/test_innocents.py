@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from django.db import connections
@@ -49,6 +51,20 @@ def die(alias):
         execute(alias, f"UPDATE {table} SET lease_until_ms = 0, lease_token = NULL")
     for table in ("duroxide_activity_task", "duroxide_message"):
         execute(alias, f"UPDATE {table} SET visible_at_ms = 0")
+
+
+def lose(alias):
+    """Let all leases run out, and leave the tokens: that is how a worker is lost."""
+    execute(alias, "UPDATE duroxide_activity_task SET lease_until_ms = 0, visible_at_ms = 0")
+
+
+class Clock:
+    """The monotonic clock of the slots; it moves when it is told to."""
+
+    def __init__(self, monkeypatch):
+        self.now_s = 1_000.0
+        clock = SimpleNamespace(monotonic=lambda: self.now_s, perf_counter=time.perf_counter)
+        monkeypatch.setattr("duroxide_django.runtime.slots.time", clock)
 
 
 def step(dispatcher):
@@ -128,6 +144,45 @@ class TestActivities:
         step(dispatcher)
         assert not dispatcher.slots.isolates()
         assert attempts(backend) == [2]
+
+    def test_that_kill_later_and_later_are_alone_for_longer_until_they_count(
+        self, program, backend, process, wide, gate, client, monkeypatch
+    ):
+        """Each process is lost after the trial's end, until the trial is longer than the killer takes."""
+        clock = Clock(monkeypatch)
+        program.activity("Kill")(lambda ctx, input: gate.wait())
+        wide("Kill")
+        alone_s = []
+        for _ in range(10):
+            dispatcher = process()
+            step(dispatcher)
+            step(dispatcher)
+            if (until := dispatcher.slots.isolates_until()) is not None:
+                alone_s.append(round(until - clock.now_s))
+                if alone_s[-1] < 50:  # The killer takes 50 seconds: it outlives its trial.
+                    clock.now_s = until
+                    step(dispatcher)
+            lose(backend)
+        assert alone_s == [2, 4, 8, 16, 32, 64, 128, 256]
+        dispatcher = process()
+        while client.get_status("wide-1").status == "Running":
+            step(dispatcher)
+        assert client.get_status("wide-1").error.startswith("poison: activity Kill")
+
+    def test_that_were_given_back_are_not_lost(self, program, backend, process, wide, gate):
+        """Only a lease that ran out says that a worker was lost."""
+        from duroxide_django.storage import activities
+
+        program.activity("Held")(lambda ctx, input: gate.wait())
+        wide("Held")
+        for _ in range(2):
+            dispatcher = process()
+            step(dispatcher)
+            gate.wait_entered()
+            activities.release(dispatcher.db, dispatcher.slots.tasks(), begun=True)
+        activities.interrupt(dispatcher.db, [(task, "away") for task in dispatcher.slots.tasks()])
+        step(process())
+        assert execute(backend, "SELECT losses FROM duroxide_activity_task") == [(0,)]
 
     def test_given_back_before_they_were_tried_count_as_before(self, program, backend, process, wide, gate):
         """A worker that stops gives its suspects back as it found them."""
