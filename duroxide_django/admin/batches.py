@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from django.contrib.admin.models import CHANGE, DELETION
-from django.core.signing import BadSignature, Signer
 from django.db import transaction
 from django.db.models import Model
 
 from duroxide_django.activities import ActivityContext, activity
+from duroxide_django.admin.batch_rights import Job, check_owner, check_permit, permit
 from duroxide_django.admin.log import record
-from duroxide_django.admin.verbs import DELETE, VERBS, Verb
+from duroxide_django.admin.verbs import BATCH, DELETE, VERBS, Verb
 from duroxide_django.client import Client
 from duroxide_django.engine.context import OrchestrationContext
-from duroxide_django.exceptions import DuroxideError, InstanceNotFound, NonRetryable
+from duroxide_django.exceptions import DuroxideError, InstanceNotFound
 from duroxide_django.orchestrations import orchestration
 from duroxide_django.storage import overview
 from duroxide_django.storage.overview import InstanceRow
 
-BATCH = "duroxide_django.batch"
 STEP = "duroxide_django.batch_step"
 #: Instances of one step: they are changed in one transaction.
 STEP_SIZE = 50
@@ -33,12 +31,8 @@ STEPS = 100
 RETRIES = {"max_attempts": 8, "backoff": "exponential", "initial_delay_ms": 1_000, "max_delay_ms": 60_000}
 #: Refusals that are remembered with their reasons.
 MAX_REFUSALS = 10
-#: What of a job is signed: who may start or complete something by hand must not get all other verbs by it.
-SIGNED = ("verb", "values", "filters", "user", "actor")
 #: Matching instances that are counted; beyond it, progress is told without a total.
 COUNT_LIMIT = 10_000
-
-Job = dict[str, Any]
 
 
 def new_job(
@@ -57,7 +51,7 @@ def new_job(
         "filters": asdict(filters),
         "below": below,
         "total": total,
-        "user": user.pk,
+        "user": str(user.pk),
         "actor": str(getattr(user, "username", user)),
         "done": 0,
         "skipped": 0,
@@ -67,24 +61,11 @@ def new_job(
 
 
 def start(client: Client, job: Job) -> str:
-    """Start the orchestration; returns its instance id."""
+    """Start the orchestration; returns its instance id. Call it inside a transaction."""
     instance_id = f"{BATCH}-{job['verb']}-{secrets.token_hex(4)}"
-    signature = Signer(salt=BATCH).signature(_signed(instance_id, job))
-    return client.start_orchestration(instance_id, BATCH, {**job, "signature": signature})
-
-
-def _signed(instance_id: str, job: Job) -> str:
-    return json.dumps([instance_id, *(job.get(name) for name in SIGNED)], sort_keys=True)
-
-
-def _check(instance_id: str, job: Job) -> None:
-    try:
-        Signer(salt=BATCH).unsign(f"{_signed(instance_id, job)}:{job.get('signature')}")
-    except BadSignature as exc:
-        raise NonRetryable(
-            f"{instance_id} was not asked for in the admin, or was changed since, or the SECRET_KEY of this worker "
-            "is not the web server's. Choose the instances in the admin again."
-        ) from exc
+    client.start_orchestration(instance_id, BATCH, job)
+    permit(client.db, instance_id, job)
+    return instance_id
 
 
 @orchestration(BATCH)
@@ -109,12 +90,14 @@ def progress(job: Job) -> str:
 @activity(STEP, atomic=True)
 def step(ctx: ActivityContext, job: Job) -> Job:
     """Do it to the next instances, in one transaction with the step's end, and record it in the admin's log."""
-    _check(ctx.instance_id, job)
     client = ctx.get_client()
+    check_permit(client.db, ctx.instance_id, job)
+    verb = VERBS[job["verb"]]
+    check_owner(ctx.instance_id, job, verb.permission)
     filters = overview.Filters(**job["filters"])
     rows = overview.instances(client.db, filters, size=STEP_SIZE, older_than=job["below"])
-    result = perform(client, VERBS[job["verb"]], rows, job["values"], user=job["user"], actor=job["actor"])
-    return {
+    result = perform(client, verb, rows, job["values"], user=job["user"], actor=job["actor"])
+    after = {
         **job,
         # A preset looks through a window of instances; without any in it, the next one is looked through.
         "below": rows[-1].key if rows else overview.looked_to(client.db, filters, older_than=job["below"]),
@@ -123,6 +106,8 @@ def step(ctx: ActivityContext, job: Job) -> Job:
         "refused": job["refused"] + result["refused"],
         "refusals": [*job["refusals"], *result["refusals"]][:MAX_REFUSALS],
     }
+    permit(client.db, ctx.instance_id, after)
+    return after
 
 
 def perform(

@@ -36,6 +36,9 @@ Text = str | Promise
 
 Values = dict[str, Any]
 
+#: The orchestration that does a verb to many instances; see batches.py.
+BATCH = "duroxide_django.batch"
+
 
 def _itself(row: InstanceRow, values: Values) -> str:
     return row.instance_id
@@ -81,6 +84,11 @@ class Verb:
         """Return the address of its page for the instance with this row key."""
         page = address(f"instance_{self.url_name}", key)
         return f"{page}?{urlencode(parameters)}" if parameters else page
+
+
+def _may_repeat(row: InstanceRow) -> bool:
+    """Tell whether steps may be repeated or replaced by hand: those of a batch act in the name of who asked for it."""
+    return row.name != BATCH
 
 
 def is_paused(row: InstanceRow) -> bool:
@@ -272,7 +280,7 @@ RETRY = Verb(
     ),
     form=VerbForm,
     run=_retry,
-    applies=lambda row: row.status == "Failed" and row.parent is None,
+    applies=lambda row: row.status == "Failed" and row.parent is None and _may_repeat(row),
     in_batch=True,
 )
 REWIND = Verb(
@@ -282,7 +290,7 @@ REWIND = Verb(
     question=gettext_lazy("The history is taken back to an event, and the instance goes on from there."),
     form=RewindForm,
     run=_rewind,
-    applies=lambda row: row.last_event_id > 0 and (row.is_open or row.parent is None),
+    applies=lambda row: row.last_event_id > 0 and (row.is_open or row.parent is None) and _may_repeat(row),
     preview=_preview_rewind,
 )
 FORK = Verb(
@@ -292,7 +300,7 @@ FORK = Verb(
     question=gettext_lazy("A new instance takes the history over up to an event, and goes on from there."),
     form=ForkForm,
     run=_fork,
-    applies=lambda row: row.last_event_id > 0,
+    applies=lambda row: row.last_event_id > 0 and _may_repeat(row),
     preview=_preview_fork,
     leads_to=_the_new_one,
 )
@@ -332,6 +340,7 @@ COMPLETE_ACTIVITY = Verb(
     question=gettext_lazy("The activity gets this result. A worker that runs it loses it."),
     form=CompleteForm,
     run=_complete_activity,
+    applies=lambda row: row.is_open and _may_repeat(row),
     needs_event=True,
 )
 FAIL_ACTIVITY = Verb(
@@ -341,6 +350,7 @@ FAIL_ACTIVITY = Verb(
     question=gettext_lazy("The activity fails with this error. A worker that runs it loses it."),
     form=FailForm,
     run=_fail_activity,
+    applies=lambda row: row.is_open and _may_repeat(row),
     needs_event=True,
 )
 CANCEL = Verb(

@@ -34,6 +34,15 @@ def read(db: Database, *, instance_id: str | None, limit: int) -> list[dict[str,
     ]
 
 
+def latest_details(db: Database, verb: str, instance_id: str) -> dict[str, Any] | None:
+    """Return the details of the newest record of a verb on one instance, or None; raises PayloadUnreadable."""
+    found = db.fetch(
+        "SELECT details FROM duroxide_audit WHERE instance_id = %s AND verb = %s ORDER BY id DESC LIMIT 1",
+        [instance_id, verb],
+    )
+    return None if not found else dict(json.loads(unseal(found[0][0])))
+
+
 def _details(stored: str) -> dict[str, Any]:
     try:
         details: dict[str, Any] = json.loads(unseal(stored))

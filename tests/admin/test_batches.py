@@ -8,7 +8,7 @@ import pytest
 from django.contrib.admin.models import ADDITION, LogEntry
 from django.urls import reverse
 
-from duroxide_django.admin import batches
+from duroxide_django.admin import batch_rights, batches
 from duroxide_django.testing import drain
 from tests.admin.workflows import SCRIPT, registry
 
@@ -139,6 +139,149 @@ def test_a_batch_that_was_not_asked_for_in_the_admin_does_nothing(
     for number in range(4):
         assert "was not asked for in the admin" in client.get_status(f"forged-{number}").error, number
     assert [client.get_blocked(name) for name in approvals] == [None] * 7
+
+
+@pytest.fixture
+def asked(browser_of, url):
+    """Ask for a verb to all approvals, as a user who may: ``asked("pause")`` returns the batch's instance id."""
+
+    def ask(verb, *permissions, **values):
+        browser = browser_of("view_instance", *permissions)
+        page = browser.get(url, {"action": verb, "all": "1", "name": "Approval"})
+        answer = browser.post(f"{url}{page.context['action']}", {"reason": "x", **values}, follow=True)
+        return str(answer.context["row"].instance_id)
+
+    return ask
+
+
+def input_of(client, instance_id):
+    return json.loads(client.read_execution_history(instance_id, 1)[0].data)["input"]
+
+
+def after_the_first_step(monkeypatch, do):
+    real, calls = batches.perform, []
+
+    def perform(*args, **kwargs):
+        result = real(*args, **kwargs)
+        calls.append(result)
+        if len(calls) == 1:
+            do()
+        return result
+
+    monkeypatch.setattr(batches, "perform", perform)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda user: user.user_permissions.remove(user.user_permissions.get(codename="cancel_instance")), "cancel"),
+        (lambda user: user.user_permissions.remove(user.user_permissions.get(codename="view_instance")), "view"),
+        (lambda user: type(user).objects.update(is_active=False), "not active"),
+        (lambda user: type(user).objects.update(is_staff=False), "not staff"),
+        (lambda user: user.delete(), "deleted"),
+    ],
+    ids=["permission", "view", "inactive", "no staff", "deleted"],
+)
+def test_a_batch_stops_when_its_owner_may_no_longer_do_it(
+    asked, client, work_through, approvals, small_steps, monkeypatch, change, why
+):
+    from django.contrib.auth.models import User
+
+    instance_id = asked("cancel", "cancel_instance")
+    after_the_first_step(monkeypatch, lambda: change(User.objects.get()))
+    work_through()
+    found = client.get_status(instance_id)
+    assert found.status == "Failed"
+    assert "stopped: no longer allowed" in found.error
+    assert why in found.error
+    assert found.custom_status == "2/7: 2 done, 0 left alone, 0 refused"
+    assert [name for name in approvals if client.get_status(name).is_cancelled] == ["a-5", "a-6"]
+
+
+def test_a_batch_goes_on_after_its_owner_got_the_right_by_a_group(
+    asked, client, work_through, approvals, small_steps, monkeypatch
+):
+    from django.contrib.auth.models import Group, Permission, User
+
+    def move():
+        user, group = User.objects.get(), Group.objects.create(name="operators")
+        group.permissions.set(Permission.objects.filter(codename__in=["view_instance", "pause_instance"]))
+        user.groups.add(group)
+        user.user_permissions.clear()
+
+    instance_id = asked("pause", "pause_instance")
+    after_the_first_step(monkeypatch, move)
+    work_through()
+    assert client.get_status(instance_id).output["done"] == len(approvals)
+
+
+@pytest.mark.parametrize("rewind", ["step", "before", "all"])
+def test_a_batch_that_was_rewound_does_nothing_again(asked, client, work_through, approvals, small_steps, rewind):
+    instance_id = asked("pause", "pause_instance")
+    work_through()
+    for name in approvals:
+        client.resume_instance(name)
+    events = client.read_execution_history(instance_id, client.list_executions(instance_id)[-1])
+    last = [number for number, event in enumerate(events, 1) if event.kind == "ActivityScheduled"][-1]
+    event = {"step": last, "before": last - 1, "all": 0}[rewind]
+    client.rewind_instance(instance_id, event, rerun_activities=True)
+    work_through()
+    found = client.get_status(instance_id)
+    assert [client.get_blocked(name) for name in approvals] == [None] * len(approvals)
+    assert found.status == "Failed"
+    assert "was not asked for in the admin" in found.error
+
+
+def test_a_batch_does_not_take_another_bound_by_hand(asked, client, work_through, approvals, small_steps, backend):
+    from duroxide_django.options import RuntimeOptions
+    from duroxide_django.registry import default_registry
+
+    def turn():
+        drain(using=backend, registry=default_registry, jump=False, options=RuntimeOptions(worker_concurrency=0))
+
+    instance_id = asked("pause", "pause_instance")
+    turn()
+    (step,) = client.list_pending(instance_id)
+    job = input_of(client, instance_id)
+    client.complete_activity(instance_id, step.event_id, {**job, "below": job["below"] + 1_000})
+    work_through()
+    assert "was not asked for in the admin" in client.get_status(instance_id).error
+    assert [client.get_blocked(name) for name in approvals] == [None] * len(approvals)
+
+
+def test_a_new_life_of_a_batch_does_nothing(asked, client, work_through, approvals):
+    instance_id = asked("pause", "pause_instance")
+    work_through()
+    job = input_of(client, instance_id)
+    for name in approvals:
+        client.resume_instance(name)
+    client.start_orchestration(instance_id, batches.BATCH, job, on_conflict="restart_terminal")
+    work_through()
+    assert "was not asked for in the admin" in client.get_status(instance_id).error
+    assert [client.get_blocked(name) for name in approvals] == [None] * len(approvals)
+
+
+def test_a_batch_that_stood_still_for_too_long_does_nothing(asked, client, work_through, approvals, monkeypatch):
+    monkeypatch.setattr(batch_rights, "MAX_PAUSE_S", -1)
+    instance_id = asked("pause", "pause_instance")
+    work_through()
+    assert "was not asked for in the admin" in client.get_status(instance_id).error
+
+
+@pytest.mark.parametrize("verb", ["retry", "rewind", "fork", "complete-activity", "fail-activity"])
+def test_a_batch_has_no_verb_that_would_repeat_it(
+    asked, browser, client, work_through, approvals, page_of, monkeypatch, verb
+):
+    instance_id = asked("pause", "pause_instance")
+    if verb == "retry":
+        monkeypatch.setattr(batches, "perform", lambda *args, **kwargs: 1 / 0)
+        monkeypatch.setattr(batches, "RETRIES", {"max_attempts": 1})
+    if not verb.endswith("activity"):
+        work_through()
+    page = page_of(instance_id)
+    answer = browser.get(page.replace("/change/", f"/{verb}/"), {"event": 2}, follow=True)
+    assert answer.redirect_chain == [(page, 302)]
+    assert "is not possible for this instance" in answer.content.decode()
 
 
 def test_a_step_that_fails_is_taken_back_and_tried_again(
