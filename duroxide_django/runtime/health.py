@@ -186,11 +186,11 @@ class Reporter:
     """Tells the supervisor, if there is one, how this process is: a line of JSON through a pipe."""
 
     def __init__(self) -> None:
-        text = os.environ.get(REPORT_VARIABLE)
+        # Taken out: subprocesses of activities don't have this file descriptor.
+        text = os.environ.pop(REPORT_VARIABLE, None)
         self._fd = None if text is None else int(text)
         self._next = 0.0
         if self._fd is not None:
-            # Not for the children of activities.
             os.set_inheritable(self._fd, False)
             os.set_blocking(self._fd, False)
 
@@ -201,7 +201,7 @@ class Reporter:
             return
         self._next = now + _REPORT_S
         line = json.dumps(asdict(health_of(runtime))) + "\n"
-        # A supervisor that is frozen reads later or not at all; one that is gone is noticed by is_orphan().
+        # A supervisor that is frozen reads later or not at all; one that is gone is noticed by Parent.is_gone().
         with suppress(BlockingIOError, BrokenPipeError):
             os.write(self._fd, line.encode())
 

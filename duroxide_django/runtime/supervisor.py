@@ -199,10 +199,17 @@ def reap(own: Collection[int]) -> None:
             os.waitpid(ended.si_pid, 0)
 
 
-def is_orphan() -> bool:
-    """Return whether this process was started by a supervisor that is gone."""
-    parent = os.environ.get(PARENT_VARIABLE)
-    return parent is not None and os.getppid() != int(parent)
+class Parent:
+    """The supervisor that started this process, if one did."""
+
+    def __init__(self) -> None:
+        # Taken out: subprocesses of activities have another parent.
+        pid = os.environ.pop(PARENT_VARIABLE, None)
+        self._pid = None if pid is None else int(pid)
+
+    def is_gone(self) -> bool:
+        """Return whether there was a supervisor that has ended."""
+        return self._pid is not None and os.getppid() != self._pid
 
 
 def child_command(arguments: Sequence[str]) -> list[str]:

@@ -227,6 +227,13 @@ class TestProcesses:
         assert code == 0
         assert "ended with -9; restarting" in err
 
+    def test_let_activities_run_workers_of_their_own(self, client, start):
+        """What a supervisor tells its children is not handed on: such a worker has no supervisor."""
+        start("--processes", "2", serving=False)
+        client.start_orchestration("nesting-1", "Nesting")
+        code, err = client.wait_for_orchestration("nesting-1", 60_000).output
+        assert (code, "supervisor" in err) == (0, False), err
+
     def test_end_at_once_by_a_second_signal(self, client, start, folder, wait_until):
         """The second signal kills the children too."""
         parent = start("--processes", "2", serving=False)

@@ -16,7 +16,7 @@ from duroxide_django.exceptions import DuroxideError
 from duroxide_django.options import RuntimeOptions, TagFilter
 from duroxide_django.runtime.health import Probes, Reporter, Source, health_of
 from duroxide_django.runtime.runtime import Runtime
-from duroxide_django.runtime.supervisor import Supervisor, child_command, is_orphan
+from duroxide_django.runtime.supervisor import Parent, Supervisor, child_command
 
 _TICK_S = 0.1
 #: A child that is silent for so many seconds beyond the turn time-out can't end itself any more.
@@ -60,12 +60,13 @@ class Command(BaseCommand):
             self._supervise(options)
             return
         try:
+            parent, reporter = Parent(), Reporter()
             runtime = Runtime(options=_runtime_options(options), using=options["using"])
-            self._serve(runtime, options)
+            self._serve(runtime, parent, reporter, options)
         except DuroxideError as exc:
             raise CommandError(str(exc)) from exc
 
-    def _serve(self, runtime: Runtime, options: dict[str, Any]) -> None:
+    def _serve(self, runtime: Runtime, parent: Parent, reporter: Reporter, options: dict[str, Any]) -> None:
         stop = threading.Event()
         signals = 0
 
@@ -81,7 +82,6 @@ class Command(BaseCommand):
                 signal.signal(number, on_signal)
         probes = self._probes(lambda: [health_of(runtime)], options)
         probes.start()
-        reporter = Reporter()
         # Also for a first turn that hangs before start() has returned.
         reporter.beat(runtime)
         runtime.start()
@@ -90,7 +90,7 @@ class Command(BaseCommand):
         while runtime.is_alive and not runtime.hangs and not stop.wait(_TICK_S):
             probes.beat()
             reporter.beat(runtime)
-            if is_orphan():
+            if parent.is_gone():
                 self.stderr.write("The supervisor is gone; draining.")
                 break
             if options["drain"] and _is_idle(runtime):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -36,6 +38,13 @@ def hold(ctx, folder):
             (place / f"{ctx.instance_id}.cancelled").touch()
             return "cancelled"
     raise TimeoutError("nobody released the activity")
+
+
+@activity("Nested")
+def nested(ctx, input):
+    """Run a worker of its own to its end."""
+    ended = subprocess.run([sys.executable, *sys.argv[:2], "--drain"], capture_output=True, text=True, check=False)
+    return [ended.returncode, ended.stderr]
 
 
 @orchestration("Sum")
@@ -76,3 +85,8 @@ def who_am_i(ctx, tag):
 def later(ctx, delay_ms):
     yield ctx.schedule_timer(delay_ms)
     return "later"
+
+
+@orchestration("Nesting")
+def nesting(ctx, input):
+    return (yield ctx.schedule_activity(nested, input))
