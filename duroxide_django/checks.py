@@ -11,6 +11,7 @@ from django.core import checks
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, NotSupportedError, connections, router
 
 from duroxide_django.conf import settings
+from duroxide_django.quoting import quoted
 
 SUPPORTED = ("sqlite", "postgresql")
 MIN_SQLITE = (3, 35)
@@ -64,7 +65,7 @@ def check_alias(**_: Any) -> list[checks.CheckMessage]:
     if alias not in connections.databases:
         return [
             checks.Error(
-                f"DUROXIDE['DATABASE'] names the alias {alias!r}, which DATABASES doesn't have.",
+                f"DUROXIDE['DATABASE'] names the alias {quoted(alias)}, which DATABASES doesn't have.",
                 hint="Add the alias to DATABASES or correct DUROXIDE['DATABASE'].",
                 id="duroxide_django.E003",
             )

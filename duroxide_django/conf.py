@@ -8,6 +8,7 @@ from typing import Any
 from django.conf import settings as django_settings
 
 from duroxide_django.exceptions import ConfigurationError
+from duroxide_django.quoting import quoted
 
 Problem = str | None
 
@@ -82,7 +83,7 @@ _SECRET = frozenset({"PAYLOAD_CODEC"})
 
 
 def _with_value(name: str, problem: str, value: Any) -> str:
-    return problem if name in _SECRET else f"{problem}, got {value!r}"
+    return problem if name in _SECRET else f"{problem}, got {quoted(value)}"
 
 
 class Settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -112,6 +113,10 @@ def _fernet() -> Any:
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
+#: A key, in whatever encoding, is not two names with a dot in between.
+_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+
+
 def make(configured: Any) -> PayloadCodec | None:
     """Return the codec that a value of the setting PAYLOAD_CODEC describes.
 
@@ -131,13 +136,27 @@ def make(configured: Any) -> PayloadCodec | None:
     if unknown or not isinstance(options, dict):
         raise ConfigurationError("may have 'BACKEND' and 'OPTIONS' (a dict) only")
     path = described["BACKEND"]
-    try:
-        codec: PayloadCodec = import_string(path)(**options)
-    except ImportError as exc:
-        raise ConfigurationError(f"names {path!r}, which can't be imported: {exc}") from exc
-    except TypeError as exc:
-        raise ConfigurationError(f"{path} doesn't take these options: {exc}") from exc
+    if not _PATH.fullmatch(path):
+        raise ConfigurationError("has no dotted path in 'BACKEND' (not shown: it may be a key)")
+    codec = _made(path, options)
     name = getattr(codec, "name", None)
     if not isinstance(name, str) or not 1 <= len(name) <= 20 or not _NAME_CHARACTERS.issuperset(name) or name == PLAIN:
         raise ConfigurationError(f"{path} has no valid name (1–20 of a–z, 0–9, '-' and '_')")
+    return codec
+
+
+def _made(path: str, options: dict[str, Any]) -> PayloadCodec:
+    """Return the codec; nothing that it says of its options is passed on or chained, but for our own errors."""
+    try:
+        made = import_string(path)
+    except ImportError as exc:
+        raise ConfigurationError(f"names {path!r}, which can't be imported: {exc}") from exc
+    try:
+        codec: PayloadCodec = made(**options)
+    except ConfigurationError:
+        raise
+    except TypeError:
+        raise ConfigurationError(f"{path} doesn't take these options; compare the names in 'OPTIONS'") from None
+    except Exception as exc:  # noqa: BLE001 - any, of a project's own codec
+        raise ConfigurationError(f"{path} can't be made with these options: {type(exc).__name__}") from None
     return codec

@@ -17,7 +17,12 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from duroxide_django.engine.limits import check_text, check_whole
 from duroxide_django.exceptions import ConfigurationError, InvalidArgument
+from duroxide_django.quoting import quoted
 from duroxide_django.standalone import ensure_django
+
+VERIFY = "verify-full"
+#: What Entra connections may be told; anything less sends the token in the clear.
+ENTRA_SSLMODES = ("require", "verify-ca", VERIFY)
 
 _counter = itertools.count(1)
 _lock = threading.Lock()
@@ -53,9 +58,12 @@ class SqliteProvider(Provider):
             path: a path, or a ``sqlite:`` URL.
 
         Raises:
+            InvalidArgument: ``path`` is the URL of another database.
             ConfigurationError: the file can't be opened or created.
         """
         name = str(os.fspath(path))
+        if "://" in name and not name.startswith(("sqlite:", "file:")):
+            raise InvalidArgument("SqliteProvider opens a path or a sqlite: URL; for PostgreSQL use PostgresProvider.")
         if name.startswith("sqlite:"):
             name = name.removeprefix("sqlite:").removeprefix("//").split("?")[0]
         if not name or name == ":memory:":
@@ -88,15 +96,25 @@ class PostgresEntraOptions:
         acquire_timeout_ms: milliseconds to wait for a new connection, rounded up to seconds.
         refresh_interval_ms: milliseconds after which new connections get a new token, even if the last one is still
             good; None: shortly before it expires.
+        sslmode: ``verify-full`` (the server's certificate and host name are checked), ``verify-ca`` or ``require``
+            (neither is); None: ``verify-full`` if a root certificate is known, otherwise ``require``.
+        sslrootcert: file of the root certificate, or ``system`` (libpq 16 or newer); None: PGSSLROOTCERT, or libpq's
+            ``~/.postgresql/root.crt``.
     """
 
     audience: str = "https://ossrdbms-aad.database.windows.net/.default"
     max_connections: int | None = None
     acquire_timeout_ms: int | None = None
     refresh_interval_ms: int | None = None
+    sslmode: str | None = None
+    sslrootcert: str | None = None
 
     def __post_init__(self) -> None:
         check_text(self.audience, "audience")
+        if self.sslmode not in (None, *ENTRA_SSLMODES):
+            raise InvalidArgument(f"sslmode must be one of {', '.join(ENTRA_SSLMODES)}, got {quoted(self.sslmode)}.")
+        if self.sslrootcert is not None:
+            check_text(self.sslrootcert, "sslrootcert")
         for name in ("max_connections", "acquire_timeout_ms", "refresh_interval_ms"):
             if getattr(self, name) is not None:
                 check_whole(getattr(self, name), name, least=1)
@@ -167,7 +185,7 @@ class PostgresProvider(Provider):
         for name, text in (("host", host), ("database", database), ("user", user)):
             check_text(text, name)
         check_whole(port, "port", least=1)
-        connect: dict[str, Any] = {"sslmode": ENTRA_SSLMODE}
+        connect = _entra_tls(chosen)
         if chosen.acquire_timeout_ms is not None:
             connect["connect_timeout"] = -(-chosen.acquire_timeout_ms // 1000)
         config = {
@@ -194,18 +212,30 @@ _POSTGRES = "django.db.backends.postgresql"
 _ENTRA = "duroxide_django.entra"
 #: A token is as good as a password: never send it in the clear.
 ENTRA_SSLMODE = "require"
+_LIBPQ_ROOT = Path("~/.postgresql/root.crt")
 _anchors: dict[str, Any] = {}
+
+
+def _entra_tls(options: PostgresEntraOptions) -> dict[str, Any]:
+    known = options.sslrootcert or os.environ.get("PGSSLROOTCERT") or _LIBPQ_ROOT.expanduser().is_file()
+    mode = options.sslmode or (VERIFY if known else ENTRA_SSLMODE)
+    return {"sslmode": mode, **({"sslrootcert": options.sslrootcert} if options.sslrootcert else {})}
 
 
 def parse_postgres_url(url: str) -> dict[str, Any]:
     """Return the Django database settings of a PostgreSQL URL; raises InvalidArgument."""
-    parts = urlsplit(str(url))
+    malformed = InvalidArgument(
+        "A PostgreSQL URL looks like postgresql://user:password@host:5432/database; "
+        "write other characters of user and password than letters and digits as %XX."
+    )
     try:
+        parts = urlsplit(str(url))
         port = parts.port
     except ValueError:
-        port = -1
-    if parts.scheme not in ("postgres", "postgresql") or not parts.path.strip("/") or port == -1:
-        raise InvalidArgument("A PostgreSQL URL looks like postgresql://user:password@host:5432/database.")
+        # Not chained: that message may quote the password.
+        raise malformed from None
+    if parts.scheme not in ("postgres", "postgresql") or not parts.path.strip("/"):
+        raise malformed
     query = dict(parse_qsl(parts.query))
     return {
         "ENGINE": _POSTGRES,
@@ -231,17 +261,17 @@ def alias_of(provider: Provider | None, using: str | None) -> str:
         return using or str(settings.DATABASE)
     if not isinstance(given, Provider):
         raise InvalidArgument(
-            f"A provider is made by SqliteProvider or PostgresProvider, got {given!r:.80}; for an alias write using=…"
+            f"A provider is made by SqliteProvider or PostgresProvider, got {quoted(given)}; for an alias write using=…"
         )
     if using not in (None, given.alias):
-        raise InvalidArgument(f"Give a provider or an alias, not both: got {given!r} and using={using!r}.")
+        raise InvalidArgument(f"Give a provider or an alias, not both: got {quoted(given)} and using={quoted(using)}.")
     return given.alias
 
 
 def _checked_schema(schema: str) -> str:
     given: object = schema
     if not isinstance(given, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,62}", given):
-        raise InvalidArgument(f"A schema's name must be a plain identifier, got {schema!r}.")
+        raise InvalidArgument(f"A schema's name must be a plain identifier, got {quoted(schema)}.")
     return schema
 
 

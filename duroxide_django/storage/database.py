@@ -18,6 +18,7 @@ from django.utils.connection import ConnectionDoesNotExist
 from duroxide_django.conf import settings
 from duroxide_django.exceptions import ConfigurationError
 from duroxide_django.logs import runtime_log
+from duroxide_django.quoting import quoted
 from duroxide_django.storage.clock import virtual_now_ms, virtual_time
 from duroxide_django.storage.fast import (
     LOCK_WAIT_MS,
@@ -55,8 +56,8 @@ class Database:
         self.alias = alias
         try:
             self.features: Features = features_of(connections[alias])
-        except ConnectionDoesNotExist as exc:
-            raise ConfigurationError(f"The database alias {alias!r} is not in DATABASES.") from exc
+        except ConnectionDoesNotExist:
+            raise ConfigurationError(f"The database alias {quoted(alias)} is not in DATABASES.") from None
         self._fast = self._prepares = False
         #: Whether statements give up soon where a row is locked (see ``bound_waits``).
         self.bounds_waits = False

@@ -258,6 +258,44 @@ class FakeCredential:
         return SimpleNamespace(token=f"token-{len(self.asked)}", expires_on=time.time() + self.lives_for_s)
 
 
+SECRET_URL = "postgresql://u:hunter2@127.0.0.1:1/d"
+
+
+class TestPasswords:
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda: Client(SECRET_URL),
+            lambda: Client(using=SECRET_URL),
+            lambda: Runtime(SECRET_URL),
+            lambda: Runtime(using=SECRET_URL),
+            lambda: Client("host=h user=u password=hunter2"),
+            lambda: Client(SqliteProvider.in_memory(), using=SECRET_URL),
+            lambda: SqliteProvider.open(SECRET_URL),
+            lambda: PostgresProvider.connect("postgresql://u:hunter2[@127.0.0.1:1/d"),
+            lambda: PostgresProvider.connect("postgresql://u:x#hunter2@127.0.0.1:1/d"),
+            lambda: PostgresProvider.connect("postgresql://127.0.0.1:1/d?password=hunter2"),
+            lambda: PostgresProvider.connect_with_schema("postgresql://u@127.0.0.1:1/d", SECRET_URL),
+            lambda: PostgresEntraOptions(sslmode=SECRET_URL),
+        ],
+    )
+    def test_in_arguments_are_not_quoted(self, call, tmp_path, monkeypatch):
+        """A URL in the wrong place: the whole traceback keeps its password, and no file is made of it."""
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises((InvalidArgument, ConfigurationError)) as caught:
+            call()
+        causes, cause = [], caught.value
+        while cause is not None:
+            causes.append(str(cause))
+            cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+        assert "hunter2" not in "".join(causes)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_what_holds_none_is_quoted(self):
+        with pytest.raises(ConfigurationError, match="'nowhere' is not in DATABASES"):
+            Client(using="nowhere")
+
+
 class TestEntra:
     @pytest.fixture
     def credential(self, monkeypatch):
@@ -356,6 +394,46 @@ class TestEntra:
         monkeypatch.setattr("duroxide_django.provider.ENTRA_SSLMODE", DEFAULT_SSLMODE)
         with pytest.raises(ConfigurationError, match="SSL"):
             connect()
+
+    @pytest.mark.parametrize(
+        ("options", "root", "expected"),
+        [
+            ({}, None, {"sslmode": "require"}),
+            ({}, "PGSSLROOTCERT", {"sslmode": "verify-full"}),
+            ({}, "home", {"sslmode": "verify-full"}),
+            ({"sslrootcert": "system"}, None, {"sslmode": "verify-full", "sslrootcert": "system"}),
+            ({"sslmode": "verify-ca", "sslrootcert": "r.crt"}, None, {"sslmode": "verify-ca", "sslrootcert": "r.crt"}),
+            ({"sslmode": "require"}, "home", {"sslmode": "require"}),
+        ],
+    )
+    def test_verifies_the_server_where_a_root_certificate_is_known(
+        self, credential, monkeypatch, tmp_path, options, root, expected
+    ):
+        """What the driver is told; libpq reads the certificate."""
+        psycopg = pytest.importorskip("psycopg")
+        monkeypatch.setattr("duroxide_django.provider.ENTRA_SSLMODE", DEFAULT_SSLMODE)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.delenv("PGSSLROOTCERT", raising=False)
+        if root == "home":
+            (tmp_path / ".postgresql").mkdir()
+            (tmp_path / ".postgresql" / "root.crt").touch()
+        elif root:
+            monkeypatch.setenv(root, "root.crt")
+        told = []
+
+        def connect(**parameters):
+            told.append({name: value for name, value in parameters.items() if name.startswith("ssl")})
+            raise psycopg.OperationalError("not today")
+
+        monkeypatch.setattr(psycopg, "connect", connect)
+        with pytest.raises(ConfigurationError, match="not today"):
+            PostgresProvider.connect_with_entra("host", 5432, "shop", "user", PostgresEntraOptions(**options))
+        assert told[0] == expected
+
+    @pytest.mark.parametrize("sslmode", ["disable", "allow", "prefer", "", 1])
+    def test_refuses_modes_that_may_send_the_token_in_the_clear(self, sslmode):
+        with pytest.raises(InvalidArgument, match="sslmode must be one of require, verify-ca, verify-full"):
+            PostgresEntraOptions(sslmode=sslmode)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -553,6 +553,13 @@ class Nameless(Reversing):
     name = "Not Valid"
 
 
+class Refusing:
+    """A project's codec that quotes its key in its errors."""
+
+    def __init__(self, error):
+        raise {"TypeError": TypeError, "ValueError": ValueError}[error]("short-key-text is no key")
+
+
 class TestConfiguration:
     def test_takes_any_codec_by_its_path(self, everything, client, configure, backend):
         configure(f"{__name__}.Reversing")
@@ -565,6 +572,10 @@ class TestConfiguration:
         [
             (7, "must be None, a dotted path"),
             ({"OPTIONS": {}}, "must be None, a dotted path"),
+            pytest.param(OLD, "no dotted path", id="a key"),
+            ({"BACKEND": "short-key-text"}, "no dotted path"),
+            ({"BACKEND": f"{__name__}.Refusing", "OPTIONS": {"error": "TypeError"}}, "doesn't take these options"),
+            ({"BACKEND": f"{__name__}.Refusing", "OPTIONS": {"error": "ValueError"}}, "can't be made.*ValueError"),
             ({"BACKEND": "no.such.module"}, "can't be imported"),
             (fernet(), "at least one key"),
             (fernet("short-key-text"), r"OPTIONS\['keys'\]\[0\]"),
@@ -582,6 +593,7 @@ class TestConfiguration:
         with pytest.raises(ConfigurationError, match=problem) as refused:
             client.start_orchestration("one", "Flow")
         assert "short-key-text" not in str(refused.value)
+        assert OLD not in str(refused.value)
 
     def test_a_worker_does_not_start_with_a_wrong_one(self, configure, program):
         configure(fernet("short"))
