@@ -79,11 +79,9 @@ class FernetCodec:
     def decode(self, stored: str) -> str:
         """See PayloadCodec."""
         for fernet in self._fernets:
-            try:
-                text: bytes = fernet.decrypt(stored)
-            except self._invalid:
-                continue
-            return text.decode()
+            text = self._decrypted(fernet, stored)
+            if text is not None:
+                return text.decode()
         raise PayloadUnreadable(
             f"A payload was encrypted with a key that is none of the {len(self._fernets)} in "
             "DUROXIDE['PAYLOAD_CODEC'] here, or it was changed; add the key to OPTIONS['keys']."
@@ -93,11 +91,15 @@ class FernetCodec:
         """See PayloadCodec."""
         if self._decrypt_only:
             return False
+        return self._decrypted(self._fernets[0], stored) is not None
+
+    def _decrypted(self, fernet: Any, stored: str) -> bytes | None:
+        # Fernet raises ValueError for a token that is not ASCII.
         try:
-            self._fernets[0].decrypt(stored)
-        except self._invalid:
-            return False
-        return True
+            text: bytes = fernet.decrypt(stored)
+        except (self._invalid, ValueError):
+            return None
+        return text
 
 
 def _fernet() -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from duroxide_django.exceptions import DuroxideError
@@ -84,7 +84,7 @@ class Reencoded:
         table: the table.
         looked_at: rows read.
         rewritten: rows written anew, or that would be.
-        unreadable: rows that no configured key decodes; left as they are.
+        unreadable: rows with a value that can't be decoded or encoded; that value is left as it is.
         in_use: rows that another transaction held; left for the next run.
         why: of the first unreadable one.
         last: key of the last row.
@@ -135,14 +135,12 @@ def _batch(db: Database, table: str, after: tuple[object, ...], *, dry_run: bool
         done.in_use = len(stale) - len(held)
         stale = held
     for row in stale:
-        try:
-            changed = [
-                value if value is None or column.is_current(value) else column.again(value)
-                for column, value in zip(columns, row[len(keys) :], strict=True)
-            ]
-        except DuroxideError as exc:
+        values = row[len(keys) :]
+        changed, why = _changed(columns, values)
+        if why:
             done.unreadable += 1
-            done.why = done.why or str(exc)
+            done.why = done.why or why
+        if tuple(changed) == tuple(values):
             continue
         done.rewritten += 1
         if not dry_run:
@@ -150,9 +148,31 @@ def _batch(db: Database, table: str, after: tuple[object, ...], *, dry_run: bool
     return done
 
 
+def _changed(columns: tuple[_Column, ...], values: Sequence[str | None]) -> tuple[list[str | None], str]:
+    """Return a row's values as today's codec stores them, and why one was left as it is, or an empty text."""
+    changed, why = list(values), ""
+    for place, (column, value) in enumerate(zip(columns, values, strict=True)):
+        if value is None or _is_current(column, value):
+            continue
+        try:
+            changed[place] = column.again(value)
+        except DuroxideError as exc:
+            why = why or str(exc)
+        except Exception as exc:  # noqa: BLE001 - a codec may be a project's own; its message may quote the payload
+            why = why or f"The payload codec failed: {type(exc).__name__}"
+    return changed, why
+
+
+def _is_current(column: _Column, value: str) -> bool:
+    try:
+        return column.is_current(value)
+    except Exception:  # noqa: BLE001 - see above; again() then says why
+        return False
+
+
 def _row_is_current(row: Row, keys: tuple[str, ...], columns: tuple[_Column, ...]) -> bool:
     values = row[len(keys) :]
-    return all(value is None or column.is_current(value) for column, value in zip(columns, values, strict=True))
+    return all(value is None or _is_current(column, value) for column, value in zip(columns, values, strict=True))
 
 
 def _lock(db: Database, table: str, keys: tuple[str, ...], stale: list[Row]) -> list[Row]:

@@ -13,7 +13,7 @@ from django.db import connections
 from duroxide_django import ActivityFailed, ConfigurationError, PayloadUnreadable, SubOrchestrationFailed
 from duroxide_django.engine import events
 from duroxide_django.payload_codec import FernetCodec
-from duroxide_django.storage.payloads import MARK, PAYLOAD_FIELDS
+from duroxide_django.storage.payloads import MARK, PAYLOAD_FIELDS, unseal
 from duroxide_django.testing import assert_healthy
 
 OLD, NEW = FernetCodec.new_key(), FernetCodec.new_key()
@@ -507,6 +507,47 @@ class TestSwitching:
         assert "none of the 1" in capsys.readouterr().out
         assert rows_with(backend, MARK) == before
 
+    @pytest.mark.parametrize("token", ["gäöü", "gAAAA", ""], ids=["not ASCII", "too short", "empty"])
+    def test_reencode_goes_on_after_a_token_that_is_none(self, everything, client, configure, backend, capsys, token):
+        """It stays as it is and is reported; all else is rewritten."""
+        configure(fernet(OLD))
+        run_everything(everything, client)
+        damaged = f"{MARK}fernet:{token}"
+        with connections[backend].cursor() as cursor:
+            cursor.execute("UPDATE duroxide_execution SET output = %s WHERE execution_id = 1", [damaged])
+            count = cursor.rowcount
+        configure(fernet(NEW, OLD))
+        for _ in range(2):
+            with pytest.raises(SystemExit) as left:
+                call_command("duroxide", "reencode", "--using", backend, "--json")
+            assert left.value.code == 4
+            tables = json.loads(capsys.readouterr().out)
+            assert {name: table["unreadable"] for name, table in tables.items() if table["unreadable"]} == {
+                "duroxide_execution": count
+            }
+            assert tables["duroxide_execution"]["why"]
+        # Nothing else needs the older key now, not even the other columns of these rows.
+        configure(fernet(NEW))
+        with connections[backend].cursor() as cursor:
+            cursor.execute("SELECT input FROM duroxide_execution WHERE output = %s", [damaged])
+            assert len([unseal(row[0]) for row in cursor.fetchall()]) == count
+        with pytest.raises(SystemExit):
+            call_command("duroxide", "reencode", "--using", backend, "--json")
+        tables = json.loads(capsys.readouterr().out)
+        assert sum(table["unreadable"] for table in tables.values()) == count
+        assert sum(table["rewritten"] for table in tables.values()) == 0
+
+    def test_reencode_goes_on_after_whatever_a_codec_raises(self, everything, client, configure, backend, capsys):
+        configure(f"{__name__}.Reversing")
+        run_everything(everything, client)
+        configure(f"{__name__}.Faulty")
+        with pytest.raises(SystemExit) as left:
+            call_command("duroxide", "reencode", "--using", backend)
+        assert left.value.code == 4
+        shown = capsys.readouterr().out
+        assert "ZeroDivisionError" in shown
+        assert "duroxide_kv" in shown
+
     @pytest.mark.parametrize("codec", [None, fernet(OLD)], ids=["no codec", "fernet"])
     def test_texts_that_look_encrypted_are_not_taken_for_it(self, program, client, configure, backend, codec):
         """Whoever may set a status or a key can't block an instance by it."""
@@ -547,6 +588,14 @@ class Reversing:
 
     def is_current(self, stored):
         return True
+
+
+class Faulty(Reversing):
+    def encode(self, text):
+        return 1 / 0
+
+    def is_current(self, stored):
+        return 1 / 0
 
 
 class Nameless(Reversing):
