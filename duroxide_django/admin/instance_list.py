@@ -6,6 +6,7 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import Any
 
+from django.contrib import messages
 from django.http import HttpRequest, QueryDict
 from django.utils import timezone
 from django.utils.formats import number_format
@@ -20,7 +21,7 @@ from duroxide_django.presentation.progress import Progress, progress
 from duroxide_django.presentation.states import State
 from duroxide_django.presentation.texts import DAY_MS, HOUR_MS, about, moment
 from duroxide_django.registry import default_registry
-from duroxide_django.storage import overview
+from duroxide_django.storage import overview, search
 from duroxide_django.storage.database import Database
 
 _FILTERS = ("state", "preset", "name", "version", "started", "from", "to", "q")
@@ -64,6 +65,8 @@ def list_context(request: HttpRequest, db: Database) -> dict[str, Any]:
     """Return what the list's template shows."""
     now_ms = db.now_ms()
     filters = read_filters(request.GET, now_ms)
+    if filters.finds_nothing:
+        messages.warning(request, _("The values of this attribute are masked: they can’t be searched for."))
     page = keyset_page(
         request.GET,
         lambda size, older, newer: overview.instances(db, filters, size=size, older_than=older, newer_than=newer),
@@ -96,6 +99,8 @@ def read_filters(parameters: QueryDict, now_ms: int) -> overview.Filters:
     state, preset = parameters.get("state", ""), parameters.get("preset", "")
     span = _SPANS.get(parameters.get("started", ""))
     since, until = _midnight(parameters.get("from", "")), _midnight(parameters.get("to", ""), days=1)
+    query = _storable(parameters.get("q", "").strip())
+    attribute = search.parse(query)
     return overview.Filters(
         state=state if state in overview.STATES else "",
         preset=preset if preset in overview.PRESETS else "",
@@ -103,7 +108,9 @@ def read_filters(parameters: QueryDict, now_ms: int) -> overview.Filters:
         version=_storable(parameters.get("version", "")),
         since_ms=since if span is None else max(now_ms - span, since or 0),
         until_ms=until,
-        query=_storable(parameters.get("q", "").strip()),
+        query=query,
+        # Whether something is found would confirm the value.
+        finds_nothing=attribute is not None and payloads.is_masked(attribute[0], masked_keys()),
     )
 
 

@@ -239,7 +239,7 @@ def _shown_event(event: instance_pages.EventRow, key: int, execution_id: int, *,
     return ShownEvent(
         event_id=event.event_id,
         kind=event.kind,
-        subject=event.subject or "",
+        subject=payloads.mask_text(event.subject or "", masked_keys()),
         source_event_id=event.source_event_id,
         time=moment(event.timestamp_ms),
         size=size(event.chars) if event.data != "{}" else "",
@@ -319,7 +319,7 @@ def _shown_mail(message: instance_pages.MailRow, *, reveal: bool) -> dict[str, A
 def _shown_key_value(entry: instance_pages.KeyValueRow, row: overview.InstanceRow, *, reveal: bool) -> dict[str, Any]:
     masked = masked_keys()
     data = payloads.preview(entry.value, entry.chars, masked) if reveal else None
-    if data is not None and entry.key in masked:
+    if data is not None and payloads.is_masked(entry.key, masked):
         data = Preview(text=payloads.MASK, chars=entry.chars)
     return {
         "key": entry.key,

@@ -14,6 +14,7 @@ from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 
 from duroxide_django.conf import settings
+from duroxide_django.presentation.payloads import normalized
 from duroxide_django.storage.database import Database
 
 APP = "duroxide_django"
@@ -37,8 +38,8 @@ def database() -> Database:
 
 
 def masked_keys() -> Collection[str]:
-    """Return the object keys whose values are never shown (setting MASKED_KEYS)."""
-    return frozenset(settings.MASKED_KEYS)
+    """Return the object keys whose values are never shown (setting MASKED_KEYS), as they are compared."""
+    return normalized(settings.MASKED_KEYS)
 
 
 def may(request: HttpRequest, codename: str) -> bool:

@@ -42,7 +42,7 @@ def key_value_payload(request: HttpRequest, key: int) -> HttpResponse:
     db = database()
     read_instance(db, key)
     name = request.GET.get("key", "").replace("\x00", "")
-    if name in masked_keys():
+    if payloads.is_masked(name, masked_keys()):
         return _text(json.dumps(payloads.MASK))
     return _text(instance_pages.key_value_payload(db, key, name))
 

@@ -93,6 +93,7 @@ class Filters:
         preset: one of PRESETS, or empty; see ``looked_to``.
         since_ms, until_ms: only those started at this time or later, before this time.
         query: an instance id, or the beginning of one; or a search attribute, ``@customer=4711``.
+        finds_nothing: whether no instance is to be found, whatever else is said.
     """
 
     state: str = ""
@@ -102,6 +103,7 @@ class Filters:
     since_ms: int | None = None
     until_ms: int | None = None
     query: str = ""
+    finds_nothing: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,6 +245,8 @@ def of_keys(db: Database, keys: Sequence[int]) -> list[InstanceRow]:
 def _conditions(db: Database, filters: Filters) -> tuple[list[str], list[Any]]:
     conditions: list[str] = []
     parameters: list[Any] = []
+    if filters.finds_nothing:
+        conditions.append("1 = 0")
     if filters.state:
         conditions.append(_STATES[filters.state])
     if filters.preset:

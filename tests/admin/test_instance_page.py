@@ -247,6 +247,24 @@ def test_the_values_of_masked_keys_are_never_shown(browser, client, work, page_o
     assert not [page for page in [*pages, download, key_value] if b"hush" in page]
 
 
+def test_masked_keys_are_hidden_in_statuses_and_searches(browser, client, work, page_of, settings):
+    settings.DUROXIDE = {**settings.DUROXIDE, "MASKED_KEYS": ["card"]}
+    client.start_orchestration("tells", "Telling", {"card": "4711-0815"})
+    work()
+    listing = reverse("admin:duroxide_django_instance_changelist")
+    pages = [browser.get(page) for page in (page_of("tells"), listing)]
+    assert not [page for page in pages if b"4711-0815" in page.content]
+    for key in ("@card", "@CARD", "@ card"):
+        for value in ("4711-0815", "nobody"):
+            found = browser.get(listing, {"q": f"{key}={value}"})
+            assert found.context["rows"] == [], key
+    assert "can’t be searched for" in browser.get(listing, {"q": "@card=4711-0815"}).content.decode()
+    batch = browser.get(
+        reverse("admin:duroxide_django_instance_batch"), {"action": "pause", "all": "1", "q": "@card=4711-0815"}
+    )
+    assert batch.context["count"] == 0
+
+
 def test_the_number_of_queries_does_not_depend_on_the_length_of_the_history(browser, client, work, page_of, backend):
     def count(instance_id):
         page = page_of(instance_id)

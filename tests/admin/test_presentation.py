@@ -75,6 +75,16 @@ def test_an_event_that_nobody_waits_for_is_lost_if_events_are_not_kept():
         json.dumps({"token": SECRET}),
         {"text": json.dumps(json.dumps([{"token": SECRET}]))},
         {"key": "token", "value": SECRET},
+        {"Token": SECRET, "TOKEN": SECRET, "@token": SECRET},
+        {"key": "@Token", "value": SECRET},
+        {"text": f'{{"number": {"9" * 5_000}, "token": "{SECRET}"}}'},
+        {"text": "[" * 950 + f'{{"token": "{SECRET}"}}' + "]" * 950},
+        {"text": "[" * 20_000 + f'{{"token": "{SECRET}"}}'},
+        {"text": f'{{"cut": 1, "token": "{SECRET}'},
+        {"text": f'\ufeff{{"token": "{SECRET}"}}'},
+        {"text": f'got {{"token": "{SECRET}"}} from them'},
+        {"text": f"token={SECRET}"},
+        {"text": f"{{'token': '{SECRET}'}}"},
     ],
 )
 def test_masked_keys_are_hidden_wherever_they_are(value):
@@ -82,8 +92,32 @@ def test_masked_keys_are_hidden_wherever_they_are(value):
     assert payloads.mask(value, ()) is value
 
 
+@pytest.mark.parametrize("names", [["token"], ["Token"], ["@token"], ["@TOKEN"]])
+def test_masked_keys_are_compared_without_case_and_at(names):
+    for key in ("token", "TOKEN", "@token", "@Token"):
+        assert SECRET not in payloads.pretty(json.dumps({key: SECRET}), names)
+        assert payloads.is_masked(key, names)
+    assert not payloads.is_masked("tokens", names)
+
+
+@pytest.mark.parametrize("levels", [90, 110, 930, 990, 5_000, 100_000])
+@pytest.mark.parametrize("event", [False, True])
+def test_masked_keys_are_hidden_at_any_depth(levels, event):
+    text = "[" * levels + f'{{"token": "{SECRET}"}}' + "]" * levels
+    data = json.dumps({"input": text}) if event else text
+    assert SECRET not in payloads.pretty(data, {"token"}, event=event)
+    assert SECRET in payloads.pretty(data, (), event=event)
+
+
+def test_what_can_not_be_read_is_withheld_if_keys_are_masked():
+    for text in (f'{{"token": "{SECRET}", "number": {"9" * 5_000}}}', f'{{"token": "{SECRET}"', f'["{SECRET}'):
+        assert payloads.pretty(text, {"token"}) == json.dumps(payloads.MASK, ensure_ascii=False)
+        assert payloads.mask_text(text, {"token"}) == payloads.MASK
+        assert payloads.mask_text(text, ()) == text
+
+
 def test_masking_leaves_the_rest_as_it_is():
-    value = {"a": [1, "x", None, '{"b": 1}', "[no json", '"'], "key": [], "value": 1}
+    value = {"a": [1, "x", None, '{"b": 1}', "no json", "3/7: a token", "tokens: 3"], "key": [], "value": 1}
     assert payloads.mask(value, {"token"}) == value
 
 

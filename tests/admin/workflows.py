@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from duroxide_django.engine.registry import Registry
 
 SCRIPT = "<script>alert(1)</script>"
@@ -54,6 +56,12 @@ def secretive(ctx, input):
     yield ctx.wait_for_event("go")
 
 
+def telling(ctx, input):
+    ctx.set_custom_status(json.dumps({"Card": input["card"], "rest": "x" * 1_000}))
+    ctx.set_kv_value("@card", input["card"])
+    yield ctx.wait_for_event("go")
+
+
 def looping(ctx, input):
     yield ctx.dequeue_event("inbox")
     return (yield ctx.continue_as_new(input + 1))
@@ -68,6 +76,7 @@ for name, function in {
     "Family": family,
     "Looping": looping,
     "Secretive": secretive,
+    "Telling": telling,
     "Patient": patient,
 }.items():
     registry.add_orchestration(name, function)
